@@ -1,0 +1,234 @@
+"""Scalar programs: what an elementwise op, a row op or a fused region computes for one element.
+
+A `Body` is a straight line of scalar statements.  It is the single definition that the interpreter
+evaluates, the fuser concatenates and both targets spell.  Ops write theirs in infix:
+
+    body("x w b", "y mean rstd", '''
+        mean = row_mean(x)
+        d    = x - mean
+        rstd = rsqrt(row_mean(d * d) + eps)
+        y    = d * rstd * w + b
+    ''', eps=1e-5)
+
+Iteration space.  A body runs over the elements of a tensor `[..., cols]`.  `col()` is the index along
+the last axis, `row()` the index along the axis before it (the position t of a `[B,T,C]` tensor).
+`row_sum`, `row_max` and `row_mean` reduce over the last axis and keep it with size 1.  A body without
+reductions is elementwise.  Operands broadcast as in NumPy, so a bias is `[C]` and a statistic `[...,1]`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gptc.ir.types import DType
+
+Array = np.ndarray[Any, Any]
+Arg = str | float
+"""A statement's argument: the name of an earlier value, or a literal."""
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A scalar function: its NumPy meaning and its cost (one flop per arithmetic op, 10 per transcendental)."""
+
+    numpy: Callable[..., Any]
+    flops: int
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _gelu(x: Array) -> Array:
+    """Tanh form of GELU (Hendrycks & Gimpel 2016), written as x * sigmoid(2u): no cancellation for negative x."""
+    return x * _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+def _round(dtype: DType) -> Callable[[Array], Array]:
+    """To the nearest value of `dtype` and back; a float64 interpretation does not round."""
+    return lambda x: x if x.dtype == np.float64 else x.astype(dtype.numpy).astype(x.dtype)
+
+
+SCALARS: dict[str, Scalar] = {
+    "add": Scalar(np.add, 1),
+    "sub": Scalar(np.subtract, 1),
+    "mul": Scalar(np.multiply, 1),
+    "div": Scalar(np.divide, 1),
+    "neg": Scalar(np.negative, 1),
+    "abs": Scalar(np.abs, 1),
+    "sign": Scalar(np.sign, 1),
+    "maximum": Scalar(np.maximum, 1),
+    "minimum": Scalar(np.minimum, 1),
+    "exp": Scalar(np.exp, 10),
+    "log": Scalar(np.log, 10),
+    "tanh": Scalar(np.tanh, 10),
+    "sqrt": Scalar(np.sqrt, 4),
+    "rsqrt": Scalar(lambda x: 1 / np.sqrt(x), 5),
+    "sigmoid": Scalar(_sigmoid, 12),
+    "gelu": Scalar(_gelu, 18),
+    "lt": Scalar(np.less, 1),
+    "le": Scalar(np.less_equal, 1),
+    "eq": Scalar(np.equal, 1),
+    "where": Scalar(np.where, 1),
+    "round_bf16": Scalar(_round(DType.bf16), 2),
+    "round_f16": Scalar(_round(DType.f16), 2),
+}
+
+REDUCTIONS: dict[str, Callable[..., Any]] = {"row_sum": np.sum, "row_max": np.max, "row_mean": np.mean}
+INDICES = ("row", "col")
+
+
+@dataclass(frozen=True)
+class Stmt:
+    """`result = fn(args)`."""
+
+    result: str
+    fn: str
+    args: tuple[Arg, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.result} = {self.fn}({', '.join(a if isinstance(a, str) else repr(a) for a in self.args)})"
+
+
+@dataclass(frozen=True)
+class Body:
+    """Inputs, statements in order, outputs.  Every name is assigned once."""
+
+    inputs: tuple[str, ...]
+    stmts: tuple[Stmt, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def has_reductions(self) -> bool:
+        return any(s.fn in REDUCTIONS for s in self.stmts)
+
+    @property
+    def flops(self) -> int:
+        """Flops per element of the iteration space."""
+        return sum(SCALARS[s.fn].flops if s.fn in SCALARS else 1 for s in self.stmts if s.fn not in INDICES)
+
+    def rename(self, names: Mapping[str, str]) -> Body:
+        """The same body under other names; names that are not mentioned stay."""
+
+        def new(arg: Arg) -> Arg:
+            return names.get(arg, arg) if isinstance(arg, str) else arg
+
+        return Body(
+            tuple(names.get(n, n) for n in self.inputs),
+            tuple(Stmt(names.get(s.result, s.result), s.fn, tuple(map(new, s.args))) for s in self.stmts),
+            tuple(names.get(n, n) for n in self.outputs),
+        )
+
+    def __str__(self) -> str:
+        lines = "; ".join(map(str, self.stmts))
+        return f"({' '.join(self.inputs)}) {{ {lines} }} -> ({' '.join(self.outputs)})"
+
+    @classmethod
+    def parse(cls, text: str) -> Body:
+        """Inverse of `str`; ValueError when the text is not a body."""
+        match = re.fullmatch(r"\(([^)]*)\) \{ (.*) \} -> \(([^)]*)\)", text.strip())
+        if match is None:
+            raise ValueError(f"not a body: {text!r}")
+        inputs, lines, outputs = match.groups()
+        return body(inputs, outputs, lines.replace("; ", "\n"))
+
+
+def body(inputs: str, outputs: str, text: str, **constants: float) -> Body:
+    """Parse infix text into a `Body`; names in `constants` become literals."""
+    flat = _Flatten(constants, taken={*inputs.split(), *re.findall(r"[A-Za-z_]\w*", text)})
+    for line in ast.parse("\n".join(ln.strip() for ln in text.strip().splitlines())).body:
+        if not isinstance(line, ast.Assign) or not isinstance(line.targets[0], ast.Name):
+            raise ValueError(f"not an assignment: {ast.unparse(line)}")
+        flat.assign(line.targets[0].id, line.value)
+    return Body(tuple(inputs.split()), tuple(flat.stmts), tuple(outputs.split()))
+
+
+_BINARY: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+
+
+class _Flatten:
+    """Turns nested expressions into statements, naming the intermediate values t0, t1, ..."""
+
+    def __init__(self, constants: Mapping[str, float], taken: set[str]) -> None:
+        self.constants = constants
+        self.taken = taken
+        self.stmts: list[Stmt] = []
+
+    def assign(self, name: str, node: ast.expr) -> None:
+        fn, args = self.call(node)
+        if fn not in SCALARS and fn not in REDUCTIONS and fn not in INDICES:
+            raise ValueError(f"unknown scalar function {fn!r}")
+        operands = tuple(self.arg(a) for a in args)
+        self.stmts.append(Stmt(name, fn, operands))
+
+    def call(self, node: ast.expr) -> tuple[str, list[ast.expr]]:
+        if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+            return _BINARY[type(node.op)], [node.left, node.right]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return "neg", [node.operand]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return node.func.id, list(node.args)
+        raise ValueError(f"a statement must compute something: {ast.unparse(node)}")
+
+    def arg(self, node: ast.expr) -> Arg:
+        literal = _literal(node)
+        if literal is not None:
+            return literal
+        if isinstance(node, ast.Name):
+            return self.constants.get(node.id, node.id)
+        name = self.fresh()
+        self.assign(name, node)
+        return name
+
+    def fresh(self) -> str:
+        index = 0
+        while f"t{index}" in self.taken:
+            index += 1
+        self.taken.add(f"t{index}")
+        return f"t{index}"
+
+
+def _literal(node: ast.expr) -> float | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _literal(node.operand)
+        return None if value is None else -value
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return float(node.id)
+    return None
+
+
+def evaluate(code: Body, inputs: Sequence[Array], shape: Sequence[int]) -> tuple[Array, ...]:
+    """Run a body over an iteration space of `shape`; reductions keep the reduced axis with size 1.
+
+    Results have the shape that broadcasting gives them, which may be smaller than `shape`; the caller
+    broadcasts or reshapes to the type it declared.
+    """
+    space = tuple(int(d) for d in shape)
+    floats = [a.dtype for a in inputs if a.dtype.kind not in "iu"]
+    work = np.result_type(np.float32, *floats) if floats else np.dtype(np.float32)
+    values: dict[str, Array] = {
+        name: a if a.dtype.kind in "iu" else a.astype(work) for name, a in zip(code.inputs, inputs, strict=True)
+    }
+    for stmt in code.stmts:
+        args = [values[a] if isinstance(a, str) else np.asarray(a, dtype=work) for a in stmt.args]
+        values[stmt.result] = _apply(stmt.fn, args, space, work)
+    return tuple(values[name] for name in code.outputs)
+
+
+def _apply(fn: str, args: list[Array], shape: tuple[int, ...], work: np.dtype[Any]) -> Array:
+    if fn == "col":
+        return np.arange(shape[-1], dtype=np.int64)
+    if fn == "row":
+        return np.arange(shape[-2], dtype=np.int64)[:, None]
+    if fn in REDUCTIONS:
+        return np.asarray(REDUCTIONS[fn](np.broadcast_to(args[0], shape), axis=-1, keepdims=True))
+    result = np.asarray(SCALARS[fn].numpy(*args))
+    return result.astype(work) if result.dtype.kind == "f" else result

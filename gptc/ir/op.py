@@ -1,0 +1,92 @@
+"""What an op is, and the registry of all of them.
+
+To add an op: write one class in `gptc/ir/ops/`, decorate it with `@register`, give it a docstring with
+its mathematics and source, attributes as typed fields, `infer`, `eval` (or a `body`), `vjp`, `flops` and
+`samples`.  The registry tests then check its shapes, its gradient and its kernels without further code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from gptc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from gptc.ir.build import Builder
+    from gptc.ir.graph import Value
+
+Array = np.ndarray[Any, Any]
+Types = tuple[TensorType, ...]
+
+
+class ShapeError(ValueError):
+    """Operands do not fit an op.  The message names both sides; whoever knows the span adds it."""
+
+
+def need(condition: bool, message: str) -> None:
+    """Raise `ShapeError(message)` unless `condition` holds."""
+    if not condition:
+        raise ShapeError(message)
+
+
+@dataclass(frozen=True)
+class Op:
+    """Base of all ops.  Fields of subclasses are the op's attributes: printed, parsed, hashed."""
+
+    name: ClassVar[str]
+    """The word used in YAML, `.gir`, kernel names and messages."""
+    results: ClassVar[tuple[str, ...]] = ("y",)
+    """Names of the results; `variadic` ops have as many as `infer` returns."""
+    in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """(result, operand) pairs that may share memory when the operand dies here."""
+    kernel: ClassVar[str | None] = None
+    """Base name of the template that computes it; None: gone before code generation."""
+    differentiable: ClassVar[bool] = True
+    """False: gradients stop here."""
+    samples: ClassVar[tuple[tuple[dict[str, Any], tuple[str, ...]], ...]] = ()
+    """(attributes, operand types as text) pairs that every test of the registry runs over."""
+
+    def infer(self, *operands: TensorType) -> Types:
+        """Types of the results; raises `ShapeError` when the operands do not fit."""
+        raise NotImplementedError
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        """NumPy semantics: the definition.  Must work in float32 and in float64."""
+        raise NotImplementedError
+
+    def vjp(
+        self, b: Builder, operands: Sequence[Value], results: Sequence[Value], grads: Sequence[Value | None]
+    ) -> Sequence[Value | None]:
+        """Build the gradient of each operand from the gradients of the results (None: zero)."""
+        raise NotImplementedError(f"{self.name} has no gradient")
+
+    def flops(self, *operands: TensorType) -> int:
+        """Floating-point operations of one evaluation."""
+        return sum(t.count for t in self.infer(*operands))
+
+    def attributes(self) -> dict[str, Any]:
+        """Field name -> value, in declaration order."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+REGISTRY: dict[str, type[Op]] = {}
+
+
+def register(cls: type[Op]) -> type[Op]:
+    """Class decorator: make it a frozen dataclass and enter it under its `name`."""
+    made = dataclass(frozen=True)(cls)
+    if made.name in REGISTRY:
+        raise ValueError(f"two ops are named {made.name!r}")
+    REGISTRY[made.name] = made
+    return made
+
+
+def op_class(name: str) -> type[Op]:
+    """The class registered under `name`; KeyError if there is none."""
+    import gptc.ir.ops  # noqa: F401  (fills the registry)
+
+    return REGISTRY[name]

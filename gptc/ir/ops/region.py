@@ -1,0 +1,164 @@
+"""Regions: ops whose body is a list of scalar statements.  One kernel each, one template for all of a kind.
+
+`map`     every element on its own
+`row`     reductions along the last axis, with a prologue and an epilogue
+`column`  sums over the leading axes: bias and weight gradients
+`gemm`    a matrix product with an epilogue
+
+Inside a region values are float32; rounding happens when a result of a narrower type is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gptc.ir.body import REDUCTIONS, Body, evaluate
+from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.ops.matmul import matmul_eval, matmul_type
+from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
+
+
+class Region(Op):
+    """Base: `body` and one dtype a result."""
+
+    body: Body = Body((), (), ())
+    dtypes: tuple[str, ...] = ()
+    differentiable = False
+
+    def space(self, operands: Sequence[TensorType]) -> Shape:
+        """The iteration space: what the operands broadcast to."""
+        need(
+            len(operands) == len(self.body.inputs), f"body takes {len(self.body.inputs)} operands, got {len(operands)}"
+        )
+        shape = broadcast(*(t.shape for t in operands))
+        if shape is None:
+            need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
+        return shape or ()
+
+    def stores(self, shapes: Sequence[Sequence[int]]) -> Types:
+        """Result types of the given shapes in the declared dtypes."""
+        return tuple(TensorType.of(DType(d), s) for d, s in zip(self.dtypes, shapes, strict=True))
+
+    def results_of(self, values: Sequence[Array], types: Types, wide: bool) -> tuple[Array, ...]:
+        """Broadcast to the declared shapes and round to the declared dtypes (float64 stays)."""
+        return tuple(
+            np.broadcast_to(v, t.shape).astype(np.float64 if wide else t.dtype.numpy)
+            for v, t in zip(values, types, strict=True)
+        )
+
+    def flops(self, *operands: TensorType) -> int:
+        count = 1
+        for d in self.space(operands):
+            count *= int(d)
+        return count * self.body.flops
+
+
+def _types(operands: Sequence[Array]) -> tuple[tuple[TensorType, ...], bool]:
+    """Operand types as arrays show them, and whether this is a float64 interpretation."""
+    wide = any(a.dtype == np.float64 for a in operands)
+    return tuple(TensorType.of(DType.f32, a.shape) for a in operands), wide
+
+
+@register
+class Map(Region):
+    """Elementwise; every result has the shape of the iteration space."""
+
+    name = "map"
+    kernel = "map"
+
+    def infer(self, *operands: TensorType) -> Types:
+        need(not self.body.has_reductions, "a map has no reductions")
+        return self.stores([self.space(operands)] * len(self.body.outputs))
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        types, wide = _types(operands)
+        space = self.space(types)
+        return self.results_of(evaluate(self.body, operands, space), self.stores([space] * len(self.dtypes)), wide)
+
+
+def element_names(body: Body, elementwise: Sequence[bool]) -> set[str]:
+    """Names of a row body that vary along the row; the others are one number a row.
+
+    `elementwise[i]` says whether input i varies along the row.
+    """
+    vary = {name for name, yes in zip(body.inputs, elementwise, strict=True) if yes}
+    for stmt in body.stmts:
+        if stmt.fn == "col" or (stmt.fn not in REDUCTIONS and any(a in vary for a in stmt.args)):
+            vary.add(stmt.result)
+    return vary
+
+
+@register
+class Row(Region):
+    """Rows of the last axis: results have the full shape, or size 1 along the row where they are statistics."""
+
+    name = "row"
+    kernel = "row"
+
+    def infer(self, *operands: TensorType) -> Types:
+        space = self.space(operands)
+        need(len(space) >= 1, "a row region needs an axis")
+        vary = element_names(self.body, [t.rank > 0 and t.shape[-1] == space[-1] for t in operands])
+        stat = (*space[:-1], Dim(1))
+        return self.stores([space if name in vary else stat for name in self.body.outputs])
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        types, wide = _types(operands)
+        return self.results_of(evaluate(self.body, operands, self.space(types)), self.infer(*types), wide)
+
+
+@register
+class Column(Region):
+    """The body at every element, summed over all but the last `keep` axes."""
+
+    name = "column"
+    kernel = "column"
+    keep: int = 1
+
+    def infer(self, *operands: TensorType) -> Types:
+        space = self.space(operands)
+        need(0 <= self.keep <= len(space), f"cannot keep {self.keep} axes of {list(space)}")
+        need(not self.body.has_reductions, "a column region reduces by itself")
+        return self.stores([space[len(space) - self.keep :]] * len(self.body.outputs))
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        types, wide = _types(operands)
+        space = self.space(types)
+        axes = tuple(range(len(space) - self.keep))
+        values = evaluate(self.body, operands, space)
+        sums = [np.broadcast_to(v, space).sum(axes) for v in values]
+        return self.results_of(sums, self.infer(*types), wide)
+
+
+@register
+class Gemm(Region):
+    """op(a) op(b) as `matmul`, then the body at every element of the product.
+
+    Operands: a, b, then the body's inputs after the first, which is the accumulated product.
+    """
+
+    name = "gemm"
+    kernel = "matmul"
+    trans_a: bool = False
+    trans_b: bool = False
+
+    def product(self, operands: Sequence[TensorType]) -> TensorType:
+        return matmul_type(operands[0], operands[1], self.trans_a, self.trans_b)
+
+    def infer(self, *operands: TensorType) -> Types:
+        product = self.product(operands)
+        space = self.space((product, *operands[2:]))
+        need(space == product.shape, f"the epilogue changes the shape of the product {product}")
+        return self.stores([space] * len(self.body.outputs))
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        types, wide = _types(operands)
+        acc = matmul_eval(operands[0], operands[1], self.trans_a, self.trans_b)
+        return self.results_of(evaluate(self.body, (acc, *operands[2:]), acc.shape), self.infer(*types), wide)
+
+    def flops(self, *operands: TensorType) -> int:
+        product = self.product(operands)
+        inner = operands[0].shape[-2 if self.trans_a else -1]
+        return product.count * (2 * inner + self.body.flops)

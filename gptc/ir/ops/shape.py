@@ -1,0 +1,169 @@
+"""Ops that move or rename elements without computing: the layout pass turns most of them into views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from gptc.ir.build import Builder
+    from gptc.ir.graph import Value
+
+Values = Sequence["Value"]
+Grads = Sequence["Value | None"]
+
+
+class ShapeOp(Op):
+    """Base: no flops."""
+
+    def flops(self, *operands: TensorType) -> int:
+        return 0
+
+
+@register
+class Reshape(ShapeOp):
+    """The same elements in row-major order under another shape."""
+
+    name = "reshape"
+    shape: tuple[int, ...] = ()
+    samples = (({"shape": (2, 6)}, ("f32[3,4]",)), ({"shape": ()}, ("f32[1,1]",)))
+
+    def infer(self, *operands: TensorType) -> Types:
+        (x,) = operands
+        need(math.prod(self.shape) == x.count, f"cannot give {x} the shape {list(self.shape)}")
+        return (x.with_shape(self.shape),)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        return (operands[0].reshape(self.shape),)
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        return (b.reshape(grads[0], shape=operands[0].type.shape),)
+
+
+@register
+class Transpose(ShapeOp):
+    """Axis i of the result is axis perm[i] of the operand."""
+
+    name = "transpose"
+    perm: tuple[int, ...] = ()
+    samples = (({"perm": (1, 0)}, ("f32[3,4]",)), ({"perm": (0, 2, 1, 3)}, ("f32[2,3,4,5]",)))
+
+    def infer(self, *operands: TensorType) -> Types:
+        (x,) = operands
+        need(sorted(self.perm) == list(range(x.rank)), f"{list(self.perm)} is no permutation of the axes of {x}")
+        return (x.with_shape(x.shape[p] for p in self.perm),)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        return (operands[0].transpose(self.perm),)
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        inverse = tuple(int(i) for i in np.argsort(self.perm))
+        return (b.transpose(grads[0], perm=inverse),)
+
+
+@register
+class Split(ShapeOp):
+    """Cut one axis into `parts` equal pieces."""
+
+    name = "split"
+    axis: int = -1
+    parts: int = 2
+    samples = (({"parts": 3}, ("f32[2,6]",)), ({"axis": 0}, ("f32[4,3]",)))
+
+    def infer(self, *operands: TensorType) -> Types:
+        (x,) = operands
+        size = x.shape[self.axis]
+        need(size % self.parts == 0, f"axis {self.axis} of {x} does not divide into {self.parts} parts")
+        shape = list(x.shape)
+        shape[self.axis] = type(size)(size // self.parts)
+        return (x.with_shape(shape),) * self.parts
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        return tuple(np.split(operands[0], self.parts, self.axis))
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        pieces = [g if g is not None else b.zeros_like(r) for g, r in zip(grads, results, strict=True)]
+        return (b.concat(*pieces, axis=self.axis),)
+
+
+@register
+class Concat(ShapeOp):
+    """Join any number of tensors along one axis."""
+
+    name = "concat"
+    axis: int = -1
+    kernel = "map"
+    samples = (({}, ("f32[2,3]", "f32[2,4]")), ({"axis": 0}, ("f32[2,3]", "f32[1,3]", "f32[2,3]")))
+
+    def infer(self, *operands: TensorType) -> Types:
+        first = operands[0]
+        axis = self.axis % first.rank
+        for other in operands[1:]:
+            fits = other.rank == first.rank and all(
+                a == b for i, (a, b) in enumerate(zip(other.shape, first.shape, strict=True)) if i != axis
+            )
+            need(fits, f"cannot join {first} and {other} along axis {self.axis}")
+        shape: list[int] = list(first.shape)
+        shape[axis] = sum(t.shape[axis] for t in operands)
+        return (first.with_shape(shape),)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        return (np.concatenate(operands, self.axis),)
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        sizes = {v.type.shape[self.axis] for v in operands}
+        need(len(sizes) == 1, "the gradient needs pieces of one size")
+        pieces = b.split(grads[0], axis=self.axis, parts=len(operands))
+        return pieces if isinstance(pieces, tuple) else (pieces,)
+
+
+@register
+class BroadcastTo(ShapeOp):
+    """Repeat axes of size 1 (or missing in front) up to `shape`."""
+
+    name = "broadcast_to"
+    shape: tuple[int, ...] = ()
+    samples = (({"shape": (3, 4)}, ("f32[3,1]",)), ({"shape": (2, 3)}, ("f32[]",)))
+
+    def infer(self, *operands: TensorType) -> Types:
+        (x,) = operands
+        lead = len(self.shape) - x.rank
+        fits = lead >= 0 and all(d in (1, s) for d, s in zip(x.shape, self.shape[lead:], strict=True))
+        need(fits, f"{x} does not broadcast to {list(self.shape)}")
+        return (x.with_shape(self.shape),)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        return (np.broadcast_to(operands[0], self.shape),)
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        return (grads[0],)
+
+
+@register
+class View(ShapeOp):
+    """The operand's memory under other strides: left by the layout pass, costs nothing."""
+
+    name = "view"
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    offset: int = 0
+    differentiable = False
+    samples = (({"shape": (2, 3), "strides": (6, 1), "offset": 3}, ("f32[2,6]",)),)
+
+    def infer(self, *operands: TensorType) -> Types:
+        (x,) = operands
+        last = self.offset + sum((d - 1) * s for d, s in zip(self.shape, self.strides, strict=True))
+        need(x.strides is None, f"the base of a view must be contiguous, got {x}")
+        need(0 <= self.offset and last < x.count, f"the view reaches element {last} of {x}")
+        return (TensorType.of(x.dtype, self.shape, self.strides),)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        base = np.ascontiguousarray(operands[0]).reshape(-1)[self.offset :]
+        steps = tuple(s * base.itemsize for s in self.strides)
+        return (np.lib.stride_tricks.as_strided(base, self.shape, steps, writeable=False),)

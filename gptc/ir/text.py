@@ -1,0 +1,185 @@
+"""The text form `.gir`: print and parse.  `parse(print(g)) == g` for every graph.
+
+graph step at fused
+%tokens: i32[B=4,T=64] = input() {name="tokens"}
+%a: f32[4,64], %a.mean: f32[4,1] = row(%x, %w) {body="(x w) { ... } -> (y mean)"} @"models/m.yaml":31:7:5 in "h.0"
+return %loss as "loss"
+place %a in arena+1024
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import typing
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from gptc.errors import InputError, Span, did_you_mean
+from gptc.ir.body import Body
+from gptc.ir.graph import STAGES, Graph, Node, Output, Placement, Value
+from gptc.ir.op import REGISTRY, Op, op_class
+from gptc.ir.types import Dim, DType, TensorType
+
+
+def print_graph(graph: Graph) -> str:
+    """One line a node; the inverse of `parse_graph`."""
+    lines = [f"graph {graph.name} at {graph.stage}"]
+    lines += [print_node(n) for n in graph.nodes]
+    lines += [f"return %{o.value.name} as {json.dumps(o.name)}" for o in graph.outputs]
+    lines += [f"place %{name} in {place}" for name, place in graph.plan.items()]
+    return "\n".join(lines) + "\n"
+
+
+def print_node(node: Node) -> str:
+    results = ", ".join(f"{v}: {v.type}" for v in node.results)
+    text = f"{results} = {node.op.name}({', '.join(map(str, node.operands))})"
+    attributes = node.op.attributes()
+    if attributes:
+        text += " {" + ", ".join(f"{k}={_print_attribute(v)}" for k, v in attributes.items()) + "}"
+    if node.span:
+        text += f" @{json.dumps(node.span.file)}:{node.span.line}:{node.span.col}:{node.span.width}"
+    return text + (f" in {json.dumps(node.origin)}" if node.origin else "")
+
+
+def _print_attribute(value: Any) -> str:
+    if isinstance(value, (Body, DType)):
+        return json.dumps(str(value))
+    return json.dumps(value)
+
+
+def parse_graph(text: str, file: str = "<gir>") -> Graph:
+    """Read one graph; InputError with the line of the first mistake."""
+    graphs = parse_graphs(text, file)
+    if len(graphs) != 1:
+        raise InputError.of(f"expected one graph, found {len(graphs)}", Span(file, 1))
+    return graphs[0]
+
+
+def parse_graphs(text: str, file: str = "<gir>") -> tuple[Graph, ...]:
+    """Read every graph of a file."""
+    done: list[Graph] = []
+    reader: _Reader | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            if line.startswith("graph "):
+                done += [reader.graph()] if reader else []
+                reader = _Reader(line)
+            elif reader is None:
+                raise ValueError("a file begins with `graph NAME at STAGE`")
+            else:
+                reader.line(line)
+        except (ValueError, KeyError, TypeError) as error:
+            hint = did_you_mean(str(error.args[0]), REGISTRY) if isinstance(error, KeyError) else None
+            raise InputError.of(f"cannot read this line: {error}", Span(file, number), hint) from error
+    return tuple(done + ([reader.graph()] if reader else []))
+
+
+_NODE = re.compile(
+    r"(?P<results>.+?) = (?P<op>\w+)\((?P<operands>[^)]*)\)"
+    r"(?: \{(?P<attributes>.*)\})?"
+    r'(?: @(?P<file>"(?:[^"\\]|\\.)*"):(?P<line>\d+):(?P<col>\d+):(?P<width>\d+))?'
+    r'(?: in (?P<origin>"(?:[^"\\]|\\.)*"))?'
+)
+
+
+class _Reader:
+    """The graph being read."""
+
+    def __init__(self, header: str) -> None:
+        match = re.fullmatch(r"graph (\S+) at (\w+)", header)
+        if match is None or match[2] not in STAGES:
+            raise ValueError(f"not a graph header; stages are {', '.join(STAGES)}")
+        self.name, self.stage = match.groups()
+        self.values: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self.outputs: list[Output] = []
+        self.plan: dict[str, Placement] = {}
+
+    def graph(self) -> Graph:
+        return Graph(self.name, tuple(self.nodes), tuple(self.outputs), self.stage, self.plan)
+
+    def line(self, line: str) -> None:
+        if match := re.fullmatch(r"return %(\S+) as (.+)", line):
+            self.outputs.append(Output(json.loads(match[2]), self.values[match[1]]))
+        elif match := re.fullmatch(r"place %(\S+) in (\w+)\+(\d+)", line):
+            self.plan[self.values[match[1]].name] = Placement(match[2], int(match[3]))
+        elif match := _NODE.fullmatch(line):
+            self.node(match)
+        else:
+            raise ValueError("expected a node, `return` or `place`")
+
+    def node(self, match: re.Match[str]) -> None:
+        operands = tuple(self.values[n.strip()[1:]] for n in match["operands"].split(",") if n.strip())
+        results = tuple(_parse_value(t) for t in re.findall(r"%\S+: [^%]+", match["results"]))
+        for value in results:
+            if value.name in self.values:
+                raise ValueError(f"%{value.name} is defined twice")
+            self.values[value.name] = value
+        span = None
+        if match["file"]:
+            span = Span(json.loads(match["file"]), int(match["line"]), int(match["col"]), int(match["width"]))
+        origin = json.loads(match["origin"]) if match["origin"] else ""
+        op = _parse_op(match["op"], match["attributes"] or "")
+        self.nodes.append(Node(op, operands, results, span, origin))
+
+
+def _parse_value(text: str) -> Value:
+    name, _, kind = text.strip().rstrip(",").partition(": ")
+    return Value(name[1:], parse_type(kind))
+
+
+def parse_type(text: str) -> TensorType:
+    """`f32[B=4,T=64]` or, strided, `f32[4,64]{128,1}`."""
+    match = re.fullmatch(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?", text.strip())
+    if match is None:
+        raise ValueError(f"not a type: {text!r}")
+    shape = [_parse_dim(d) for d in match[2].split(",") if d]
+    strides = None if match[3] is None else [int(s) for s in match[3].split(",") if s]
+    return TensorType.of(DType(match[1]), shape, strides)
+
+
+def _parse_dim(text: str) -> Dim:
+    name, _, size = text.rpartition("=")
+    return Dim(int(size), name or None)
+
+
+def _parse_op(name: str, text: str) -> Op:
+    cls = op_class(name)
+    hints = _field_types(cls)
+    decoder = json.JSONDecoder()
+    attributes: dict[str, Any] = {}
+    while text := text.lstrip(", "):
+        key, _, rest = text.partition("=")
+        value, end = decoder.raw_decode(rest)
+        attributes[key] = _convert(value, hints[key])
+        text = rest[end:]
+    return cls(**attributes)
+
+
+@cache
+def _field_types(cls: type[Op]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """JSON value -> attribute of the declared type."""
+    if hint is Body:
+        return Body.parse(value)
+    if hint is DType:
+        return DType(value)
+    if hint is float:
+        return float(value)
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def print_graphs(graphs: Iterable[Graph]) -> str:
+    """Several programs in one file."""
+    return "\n".join(map(print_graph, graphs))

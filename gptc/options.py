@@ -1,0 +1,38 @@
+"""Every option of the compiler, resolved once and written into the artefact's manifest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is bound at compile time.  The model file never sets these."""
+
+    target: str = "c"
+    """`c` (C11 + OpenMP)."""
+    mode: str = "train"
+    """`train` (step, evaluate) or `infer` (logits)."""
+    batch: int = 4
+    """Sequences in a micro-step (B)."""
+    seq: int = 64
+    """Positions in a sequence (T)."""
+    micro_steps: int = 1
+    """Micro-steps whose gradients are summed before an update."""
+    precision: str = "f32"
+    """`f32`, or `bf16`: bf16 compute with f32 masters and statistics."""
+    recognise: bool = True
+    """Replace primitives by composites that are better differentiated whole."""
+    fuse: bool = True
+    """Merge neighbours into one kernel."""
+    plan: str = "best"
+    """`best` reuses memory; `naive` gives every tensor its own."""
+    march: str = "native"
+    """Instruction set that the C compiler is asked for."""
+    compiler: str = "cc"
+    """The C compiler."""
+    sanitize: bool = False
+    """Build with the address and undefined-behaviour sanitizers."""
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
