@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Types = tuple[TensorType, ...]
+Pairs = tuple[tuple[int, int], ...]
+Samples = tuple[tuple[dict[str, Any], tuple[str, ...]], ...]
 
 
 class ShapeError(ValueError):
@@ -41,13 +43,13 @@ class Op:
     """The word used in YAML, `.gir`, kernel names and messages."""
     results: ClassVar[tuple[str, ...]] = ("y",)
     """Names of the results; `variadic` ops have as many as `infer` returns."""
-    in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
+    in_place: ClassVar[Pairs] = ()
     """(result, operand) pairs that may share memory when the operand dies here."""
     kernel: ClassVar[str | None] = None
     """Base name of the template that computes it; None: gone before code generation."""
     differentiable: ClassVar[bool] = True
     """False: gradients stop here."""
-    samples: ClassVar[tuple[tuple[dict[str, Any], tuple[str, ...]], ...]] = ()
+    samples: ClassVar[Samples] = ()
     """(attributes, operand types as text) pairs that every test of the registry runs over."""
 
     def infer(self, *operands: TensorType) -> Types:

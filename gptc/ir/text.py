@@ -13,7 +13,6 @@ import json
 import re
 import typing
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from gptc.errors import InputError, Span, did_you_mean
@@ -160,9 +159,13 @@ def _parse_op(name: str, text: str) -> Op:
     return cls(**attributes)
 
 
-@cache
+_HINTS: dict[str, dict[str, Any]] = {}
+
+
 def _field_types(cls: type[Op]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    if cls.name not in _HINTS:
+        _HINTS[cls.name] = typing.get_type_hints(cls)
+    return _HINTS[cls.name]
 
 
 def _convert(value: Any, hint: Any) -> Any:

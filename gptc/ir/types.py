@@ -38,7 +38,7 @@ class DType(enum.Enum):
     @property
     def eps(self) -> float:
         """Distance from 1 to the next number; 0 for integers."""
-        return float(ml_dtypes.finfo(self.numpy).eps) if self.is_float else 0.0
+        return float(ml_dtypes.finfo(self.numpy).eps) if self.is_float else 0.0  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
         return self.value

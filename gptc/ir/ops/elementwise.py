@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gptc.ir.body import Body, body, evaluate
-from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.op import Array, Op, Pairs, Samples, Types, need, register
 from gptc.ir.types import DType, TensorType, broadcast
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ class Elementwise(Op):
     """Base: subclasses give `code`, or override `body` when attributes enter it."""
 
     code: ClassVar[Body]
-    in_place = ((0, 0),)
-    samples = (({}, ("f32[3,5]",)), ({}, ("f32[2,4,7]",)))
+    in_place: ClassVar[Pairs] = ((0, 0),)
+    samples: ClassVar[Samples] = (({}, ("f32[3,5]",)), ({}, ("f32[2,4,7]",)))
 
     def body(self) -> Body:
         """One output `y` from the operands."""
         return self.code
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == len(self.body().inputs), f"takes {len(self.body().inputs)} operands, got {len(operands)}")
+        arity = len(self.body().inputs)
+        need(len(operands) == arity, f"takes {arity} operands, got {len(operands)}")
         shape = broadcast(*(t.shape for t in operands))
         if shape is None:
             need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
@@ -214,11 +215,10 @@ class GeluGrad(Binary):
         "dx",
         """
         s  = sigmoid(k * (x + c * x * x * x))
-        dx = dy * (s + x * s * (1 - s) * (k + 3 * k * c * x * x))
-        """.replace("3 * k * c", "kc3"),
+        dx = dy * (s + x * s * (1 - s) * k * (1 + 3 * c * x * x))
+        """,
         k=2 * math.sqrt(2 / math.pi),
         c=0.044715,
-        kc3=3 * 0.044715 * 2 * math.sqrt(2 / math.pi),
     )
     differentiable = False
 
@@ -290,7 +290,7 @@ class Accumulate(Elementwise):
 
 @register
 class ClipScale(Elementwise):
-    """Factor that brings a gradient of global norm `norm` to at most `limit`: limit / norm where norm > limit, else 1."""
+    """The factor min(1, limit / norm) that brings a gradient of global norm `norm` to at most `limit`."""
 
     name = "clip_scale"
     limit: float = 1.0

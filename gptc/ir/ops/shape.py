@@ -88,7 +88,10 @@ class Split(ShapeOp):
         return tuple(np.split(operands[0], self.parts, self.axis))
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
-        pieces = [g if g is not None else b.zeros_like(r) for g, r in zip(grads, results, strict=True)]
+        pieces = [
+            g if g is not None else b.broadcast_to(b.scalar(0), shape=r.type.shape)
+            for g, r in zip(grads, results, strict=True)
+        ]
         return (b.concat(*pieces, axis=self.axis),)
 
 
@@ -160,7 +163,7 @@ class View(ShapeOp):
         (x,) = operands
         last = self.offset + sum((d - 1) * s for d, s in zip(self.shape, self.strides, strict=True))
         need(x.strides is None, f"the base of a view must be contiguous, got {x}")
-        need(0 <= self.offset and last < x.count, f"the view reaches element {last} of {x}")
+        need(self.offset >= 0 and last < x.count, f"the view reaches element {last} of {x}")
         return (TensorType.of(x.dtype, self.shape, self.strides),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:

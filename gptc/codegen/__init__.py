@@ -1,0 +1,1 @@
+"""How a scheduled and planned graph becomes source."""
