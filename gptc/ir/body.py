@@ -56,6 +56,7 @@ def _round(dtype: DType) -> Callable[[Array], Array]:
 
 
 SCALARS: dict[str, Scalar] = {
+    "copy": Scalar(np.asarray, 0),
     "add": Scalar(np.add, 1),
     "sub": Scalar(np.subtract, 1),
     "mul": Scalar(np.multiply, 1),

@@ -25,6 +25,10 @@ class Region(Op):
 
     body: Body = Body((), (), ())
     dtypes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    """What was fused, for people: op names with their places in the model."""
+    shape: tuple[int, ...] = ()
+    """The iteration space where the operands alone do not reach it (a fill, a broadcast)."""
     differentiable = False
 
     def space(self, operands: Sequence[TensorType]) -> Shape:
@@ -32,7 +36,7 @@ class Region(Op):
         need(
             len(operands) == len(self.body.inputs), f"body takes {len(self.body.inputs)} operands, got {len(operands)}"
         )
-        shape = broadcast(*(t.shape for t in operands))
+        shape = broadcast(*(t.shape for t in operands), tuple(Dim(d) for d in self.shape))
         if shape is None:
             need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
         return shape or ()
@@ -44,7 +48,7 @@ class Region(Op):
     def results_of(self, values: Sequence[Array], types: Types, wide: bool) -> tuple[Array, ...]:
         """Broadcast to the declared shapes and round to the declared dtypes (float64 stays)."""
         return tuple(
-            np.broadcast_to(v, t.shape).astype(np.float64 if wide else t.dtype.numpy)
+            np.broadcast_to(v, t.shape).astype(np.float64 if wide and t.dtype.is_float else t.dtype.numpy)
             for v, t in zip(values, types, strict=True)
         )
 
