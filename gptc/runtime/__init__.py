@@ -1,0 +1,1 @@
+"""Opens, builds and runs artefacts.  Knows their folder format, never the compiler that emitted them."""

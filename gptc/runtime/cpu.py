@@ -1,0 +1,138 @@
+"""Run a CPU artefact in this process: its library through ctypes, its memory as NumPy views.
+
+Memory is four anonymous mappings, zero at the start, so page-aligned and only backed where touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptc.errors import InputError, InternalError, ToolMissing
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
+
+MAX_THREADS = 1024
+SMALLER = "compile the model with a smaller --batch or --seq"
+AFTER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+class _Memory(ctypes.Structure):
+    """`struct gptc_memory` of the emitted code."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in SEGMENTS)
+
+
+class CpuModel:
+    """A loaded artefact with its own memory.  Not for use from two threads at once: the hook is the library's."""
+
+    def __init__(self, artefact: Artefact, library: Path) -> None:
+        if artefact.manifest.target != "c":
+            raise InputError.of(f"{artefact.folder.name} is for target {artefact.manifest.target!r}, not 'c'")
+        self.artefact = artefact
+        self._library = _load(library)
+        self._programs = {p.name: _symbol(self._library, p.function) for p in artefact.manifest.programs}
+        _check_memory(artefact)
+        self._segments = {name: _allocate(artefact.manifest.segments[name]) for name in SEGMENTS}
+        self._memory = _Memory(*(segment.ctypes.data for segment in self._segments.values()))
+        self._views = {tensor.name: self._view(tensor) for tensor in artefact.manifest.tensors}
+        self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
+        self._hook: Callable[[int], None] | None = None
+        self._raised: BaseException | None = None
+        self._trampoline = AFTER(self._call_hook)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A tensor in place, padding included: writes go to the model's memory."""
+        return self._views[self.artefact.tensor(name).name]
+
+    def valid(self, param: Param) -> NDArray[Any]:
+        """The part of a parameter that is not padding, in place."""
+        return self._views[param.name][tuple(slice(extent) for extent in param.valid)]
+
+    def segment(self, name: Segment) -> NDArray[np.uint8]:
+        """The raw bytes of a segment, in place: "params", "state", "io" or "arena"."""
+        return self._segments[name]
+
+    def run(self, program: str) -> None:
+        """Run one program to its end.  What the hook raised is raised here."""
+        function = self._programs[self.artefact.program(program).name]
+        self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value if self._hook else None
+        function(ctypes.byref(self._memory))
+        if raised := self._raised:
+            self._raised = None
+            raise raised
+
+    def on_call(self, hook: Callable[[int], None] | None) -> None:
+        """Call `hook(n)` after kernel call n of each program that runs from now on; None ends it."""
+        self._hook = hook
+
+    def set_threads(self, n: int) -> None:
+        """Use n OpenMP threads from now on.  The results do not depend on it."""
+        if not 1 <= n <= MAX_THREADS:
+            raise InputError.of(f"{n} threads: must be in 1..{MAX_THREADS}")
+        try:
+            self._library.omp_set_num_threads(n)
+        except AttributeError:
+            if n > 1:
+                hint = "compile the model again with OpenMP"
+                raise InputError.of(f"{self.artefact.folder.name} was built for one thread", None, hint) from None
+
+    def _call_hook(self, call: int) -> None:
+        # An exception cannot cross the C frames: it is kept for `run`, and the hook rests until then.
+        if self._hook is None or self._raised is not None:
+            return
+        try:
+            self._hook(call)
+        except BaseException as error:
+            self._raised = error
+
+    def _view(self, tensor: Tensor) -> NDArray[Any]:
+        raw = self._segments[tensor.segment][tensor.offset : tensor.offset + tensor.nbytes]
+        return raw.view(tensor.numpy_dtype).reshape(tensor.shape)
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        hint = "is the OpenMP runtime of the compiler that built it installed?"
+        raise ToolMissing.of(f"cannot load {library.name}: {error}", None, hint) from None
+
+
+def _symbol(library: ctypes.CDLL, name: str) -> Any:
+    try:
+        function = getattr(library, name)
+    except AttributeError:
+        raise InternalError.of(f"the manifest names {name}, which the library does not define") from None
+    function.argtypes, function.restype = [ctypes.POINTER(_Memory)], None
+    return function
+
+
+def _check_memory(artefact: Artefact) -> None:
+    """Refuse what this machine cannot hold, before the kernel has to kill someone for it."""
+    need = sum(artefact.manifest.segments.values())
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        sizes = f"needs {need / 2**30:,.1f} GiB of memory; this machine has {have / 2**30:,.1f}"
+        raise InputError.of(f"{artefact.manifest.model} {sizes}", None, SMALLER)
+
+
+def _allocate(size: int) -> NDArray[np.uint8]:
+    """`size` zero bytes; at least one page, so that every segment has an address."""
+    length = max(1, math.ceil(size / mmap.PAGESIZE)) * mmap.PAGESIZE
+    try:
+        mapping = mmap.mmap(-1, length)
+    except (OSError, OverflowError):
+        raise InputError.of(f"cannot get {length / 2**30:,.1f} GiB of memory", None, SMALLER) from None
+    with suppress(AttributeError, OSError):  # advice only: fewer TLB misses over segments of hundreds of MB
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapping, np.uint8)[:size]

@@ -1,0 +1,36 @@
+"""Initial weights from the manifest's init specs, drawn in the manifest's order as PyTorch would draw them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.manifest import Constant, Init, Normal, Ones, Uniform, Zeros
+from gptc.runtime.rng import Mt19937
+
+SEED = 42  # of llm.c's `-e d12`
+
+
+def initialise(model: CpuModel, seed: int = SEED) -> None:
+    """Fill every parameter's valid region; padding keeps the zeros it was allocated with."""
+    rng = Mt19937(seed)
+    for param in model.artefact.manifest.params:
+        model.valid(param)[...] = draw(param.init, math.prod(param.valid), rng).reshape(param.valid)
+
+
+def draw(init: Init, n: int, rng: Mt19937) -> NDArray[np.float32]:
+    """The next n values of an initialisation, in f32 whatever the parameter is stored as."""
+    match init:
+        case Normal():
+            return rng.normal(n, init.std)
+        case Uniform():
+            return rng.uniform(n) * np.float32(init.high - init.low) + np.float32(init.low)
+        case Zeros():
+            return np.zeros(n, np.float32)
+        case Ones():
+            return np.ones(n, np.float32)
+        case Constant():
+            return np.full(n, init.value, np.float32)

@@ -1,0 +1,207 @@
+"""The typed form of manifest.json, with everything checked that its numbers can get wrong.
+
+Nothing here touches the disk.  Keys that are not named here are ignored: they inform people, not the runtime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal, get_args
+
+import ml_dtypes
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+FORMAT = 1
+ALIGNMENT = 64  # bytes: every segment, and every tensor in its segment
+
+Segment = Literal["params", "state", "io", "arena"]
+SEGMENTS: tuple[Segment, ...] = get_args(Segment)  # in the order of `struct gptc_memory`
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "f64": np.dtype(np.float64),
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f16": np.dtype(np.float16),
+    "i32": np.dtype(np.int32),
+    "u8": np.dtype(np.uint8),
+}
+
+Size = Annotated[int, Field(ge=0, lt=1 << 62)]
+Extent = Annotated[int, Field(ge=1, lt=1 << 40)]
+Shape = Annotated[tuple[Extent, ...], Field(max_length=8)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$")]
+RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=512)]  # no part begins with a dot
+
+
+class Model(BaseModel):
+    """Strict: a number is never read from a string, a float never becomes an int, NaN is refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Tensor(Model):
+    """A named region of a segment; `offset` in bytes."""
+
+    name: Name
+    segment: Segment
+    offset: Size
+    shape: Shape
+    dtype: Literal["f64", "f32", "bf16", "f16", "i32", "u8"]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[np.generic]:
+        return DTYPES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+
+class Normal(Model):
+    kind: Literal["normal"]
+    std: float = Field(ge=0)
+
+
+class Uniform(Model):
+    kind: Literal["uniform"]
+    low: float
+    high: float
+
+
+class Zeros(Model):
+    kind: Literal["zeros"]
+
+
+class Ones(Model):
+    kind: Literal["ones"]
+
+
+class Constant(Model):
+    kind: Literal["constant"]
+    value: float
+
+
+Init = Annotated[Normal | Uniform | Zeros | Ones | Constant, Field(discriminator="kind")]
+
+
+class Param(Tensor):
+    """A parameter.  `valid` is the leading corner that is initialised and saved; the rest is zero padding."""
+
+    init: Init
+    valid: Shape
+    decay: bool = True
+
+    @model_validator(mode="after")
+    def _valid_inside_shape(self) -> Param:
+        if len(self.valid) != len(self.shape) or any(v > s for v, s in zip(self.valid, self.shape, strict=True)):
+            raise ValueError(f"valid region {list(self.valid)} does not fit shape {list(self.shape)}")
+        return self
+
+
+class Port(Tensor):
+    """An input or output of programs."""
+
+    direction: Literal["in", "out"]
+
+
+class Program(Model):
+    """One C function.  `inputs` and `outputs` name ports; `calls` counts its kernel calls."""
+
+    name: Name
+    function: Annotated[str, Field(pattern=r"^gptc_[A-Za-z0-9_]{1,63}$")]
+    inputs: tuple[Name, ...]
+    outputs: tuple[Name, ...]
+    calls: Size = 0
+
+
+class TrainDefaults(Model):
+    """How the model is trained unless told otherwise; the optimizer's constants are compiled in."""
+
+    lr: float = Field(gt=0)
+    schedule: str
+    warmup: int = Field(ge=0)
+    final_lr_frac: float = Field(ge=0, le=1)
+
+
+class Build(Model):
+    """How to compile: `units` are C files, `flags` go to each of them and to the link, `libs` end the link."""
+
+    compiler: str = Field(min_length=1)
+    flags: tuple[str, ...]
+    libs: tuple[str, ...]
+    library: RelativePath
+    units: tuple[RelativePath, ...] = Field(min_length=1)
+
+
+class Manifest(Model):
+    """The whole file."""
+
+    format: Literal[1]
+    gptc: str
+    model: str
+    target: str
+    hash: str = Field(min_length=1)
+    dims: dict[str, Extent]
+    tokenizer: str
+    segments: dict[Segment, Size]
+    params: tuple[Param, ...]
+    state: tuple[Tensor, ...]
+    io: tuple[Port, ...]
+    programs: tuple[Program, ...] = Field(min_length=1)
+    train: TrainDefaults | None = None
+    micro_steps: int = Field(default=1, ge=1)
+    build: Build
+    files: dict[RelativePath, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+
+    @field_validator("dims")
+    @classmethod
+    def _known_dims(cls, dims: dict[str, int]) -> dict[str, int]:
+        if missing := [name for name in ("B", "T", "V") if name not in dims]:
+            raise ValueError(f"dims must have {', '.join(missing)}")
+        return dims
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        _check_unique("tensor", (tensor.name for tensor in self.tensors))
+        _check_unique("program", (program.name for program in self.programs))
+        _check_layout(self.tensors, self.segments)
+        ports = {port.name for port in self.io}
+        for program in self.programs:
+            for name in program.inputs + program.outputs:
+                if name not in ports:
+                    raise ValueError(f"program {program.name} uses {name}, which is not in io")
+        for unit in self.build.units:
+            if unit not in self.files:
+                raise ValueError(f"unit {unit} has no hash in files")
+        return self
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.params, *self.state, *self.io)
+
+
+def _check_unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} {name} appears twice")
+        seen.add(name)
+
+
+def _check_layout(tensors: tuple[Tensor, ...], segments: dict[Segment, int]) -> None:
+    """Every tensor aligned, inside its segment, and apart from its neighbours."""
+    if missing := [name for name in SEGMENTS if name not in segments]:
+        raise ValueError(f"segments must have {', '.join(missing)}")
+    ends: dict[str, tuple[int, str]] = {}
+    for tensor in sorted(tensors, key=lambda t: (t.segment, t.offset)):
+        end = tensor.offset + tensor.nbytes
+        if tensor.offset % ALIGNMENT:
+            raise ValueError(f"tensor {tensor.name} at byte {tensor.offset} is not aligned to {ALIGNMENT}")
+        if end > segments[tensor.segment]:
+            size = segments[tensor.segment]
+            raise ValueError(f"tensor {tensor.name} ends at byte {end} of segment {tensor.segment}, which has {size}")
+        before, name = ends.get(tensor.segment, (0, ""))
+        if tensor.offset < before:
+            raise ValueError(f"tensors {name} and {tensor.name} overlap in segment {tensor.segment}")
+        ends[tensor.segment] = (end, tensor.name)
