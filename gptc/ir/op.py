@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Types = tuple[TensorType, ...]
+Values = Sequence["Value"]
+Grads = Sequence["Value | None"]
 Pairs = tuple[tuple[int, int], ...]
 Samples = tuple[tuple[dict[str, Any], tuple[str, ...]], ...]
 
@@ -43,8 +45,10 @@ class Op:
     """The word used in YAML, `.gir`, kernel names and messages."""
     results: ClassVar[tuple[str, ...]] = ("y",)
     """Names of the results; `variadic` ops have as many as `infer` returns."""
+    saved: ClassVar[tuple[str, ...]] = ()
+    """Results that only the gradient reads (statistics); no gradient flows into them."""
     in_place: ClassVar[Pairs] = ()
-    """(result, operand) pairs that may share memory when the operand dies here."""
+    """(result, operand) pairs that may share memory when the operand dies here and has the result's type."""
     kernel: ClassVar[str | None] = None
     """Base name of the template that computes it; None: gone before code generation."""
     differentiable: ClassVar[bool] = True
@@ -60,9 +64,7 @@ class Op:
         """NumPy semantics: the definition.  Must work in float32 and in float64."""
         raise NotImplementedError
 
-    def vjp(
-        self, b: Builder, operands: Sequence[Value], results: Sequence[Value], grads: Sequence[Value | None]
-    ) -> Sequence[Value | None]:
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
         """Build the gradient of each operand from the gradients of the results (None: zero)."""
         raise NotImplementedError(f"{self.name} has no gradient")
 

@@ -52,6 +52,7 @@ _NUMPY: dict[DType, np.dtype[Any]] = {
     DType.i32: np.dtype(np.int32),
     DType.u8: np.dtype(np.uint8),
 }
+_FROM_NUMPY = {kind: dtype for dtype, kind in _NUMPY.items()}
 
 
 class Dim(int):
@@ -100,6 +101,11 @@ class TensorType:
         ):
             steps = None
         return cls(dims, dtype, steps)
+
+    @classmethod
+    def of_array(cls, array: np.ndarray[Any, Any]) -> TensorType:
+        """The contiguous type that holds `array`."""
+        return cls.of(_FROM_NUMPY[array.dtype], array.shape)
 
     @property
     def rank(self) -> int:

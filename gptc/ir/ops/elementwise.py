@@ -6,28 +6,22 @@ Operands broadcast as in NumPy; a gradient has the broadcast shape, and `differe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from gptc.ir.body import Body, body, evaluate
-from gptc.ir.op import Array, Op, Pairs, Samples, Types, need, register
+from gptc.ir.op import Array, Grads, Op, Samples, Types, Values, need, register
 from gptc.ir.types import DType, TensorType, broadcast
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
-    from gptc.ir.graph import Value
-
-Values = Sequence["Value"]
-Grads = Sequence["Value | None"]
 
 
 class Elementwise(Op):
     """Base: subclasses give `code`, or override `body` when attributes enter it."""
 
     code: ClassVar[Body]
-    in_place: ClassVar[Pairs] = ((0, 0),)
     samples: ClassVar[Samples] = (({}, ("f32[3,5]",)), ({}, ("f32[2,4,7]",)))
 
     def body(self) -> Body:
@@ -248,7 +242,6 @@ class Cast(Elementwise):
 
     name = "cast"
     dtype: DType = DType.f32
-    in_place = ()
     samples = (({"dtype": DType.bf16}, ("f32[3,5]",)), ({"dtype": DType.f32}, ("bf16[3,5]",)))
 
     def body(self) -> Body:
@@ -272,7 +265,6 @@ class Copy(Elementwise):
 
     name = "copy"
     code = Body(("x",), (), ("x",))
-    in_place = ()
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
         return (grads[0],)
@@ -280,7 +272,7 @@ class Copy(Elementwise):
 
 @register
 class Accumulate(Elementwise):
-    """Gradient accumulation: y = grad on the first micro-step, else sum + grad.  On the first, `sum` may be anything."""
+    """Gradient accumulation: y = grad on the first micro-step, when `sum` may be anything, else sum + grad."""
 
     name = "accumulate"
     code = body("sum grad first", "y", "y = where(lt(0.5, first), grad, sum + grad)")
@@ -294,7 +286,6 @@ class ClipScale(Elementwise):
 
     name = "clip_scale"
     limit: float = 1.0
-    in_place = ()
     differentiable = False
     samples = (({"limit": 0.5}, ("f32[]",)),)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
 from gptc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
     from gptc.ir.graph import Value
-
-Values = Sequence["Value"]
-Grads = Sequence["Value | None"]
 
 
 def matmul_type(a: TensorType, b: TensorType, trans_a: bool, trans_b: bool) -> TensorType:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptc.ir.body import REDUCTIONS, Body, evaluate
-from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.op import Array, Op, Pairs, Types, need, register
 from gptc.ir.ops.matmul import matmul_eval, matmul_type
 from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
 
@@ -30,6 +30,11 @@ class Region(Op):
     shape: tuple[int, ...] = ()
     """The iteration space where the operands alone do not reach it (a fill, a broadcast)."""
     differentiable = False
+
+    @property
+    def in_place(self) -> Pairs:  # type: ignore[override]
+        """Any result over any operand of its type: a kernel reads an element before it writes that element."""
+        return tuple((i, j) for i in range(len(self.body.outputs)) for j in range(len(self.body.inputs)))
 
     def space(self, operands: Sequence[TensorType]) -> Shape:
         """The iteration space: what the operands broadcast to."""
@@ -119,6 +124,7 @@ class Column(Region):
 
     name = "column"
     kernel = "column"
+    in_place = ()
     keep: int = 1
 
     def infer(self, *operands: TensorType) -> Types:
@@ -147,6 +153,12 @@ class Gemm(Region):
     kernel = "matmul"
     trans_a: bool = False
     trans_b: bool = False
+
+    @property
+    def in_place(self) -> Pairs:  # type: ignore[override]
+        """Any result over any operand of the epilogue: the matrices are read until the product is done."""
+        epilogue = range(2, len(self.body.inputs) + 1)
+        return tuple((i, j) for i in range(len(self.body.outputs)) for j in epilogue)
 
     def product(self, operands: Sequence[TensorType]) -> TensorType:
         return matmul_type(operands[0], operands[1], self.trans_a, self.trans_b)

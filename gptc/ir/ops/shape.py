@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
 from gptc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
-    from gptc.ir.graph import Value
-
-Values = Sequence["Value"]
-Grads = Sequence["Value | None"]
 
 
 class ShapeOp(Op):
