@@ -126,6 +126,11 @@ class TensorType:
         """Strides in elements, also when contiguous."""
         return self.strides if self.strides is not None else contiguous_strides(self.shape)
 
+    @property
+    def span(self) -> int:
+        """Elements of memory from the first to the last."""
+        return 1 + sum((int(d) - 1) * s for d, s in zip(self.shape, self.steps, strict=True)) if self.count else 0
+
     def with_shape(self, shape: Iterable[int]) -> TensorType:
         """The contiguous type of the same dtype and another shape."""
         return TensorType.of(self.dtype, shape)

@@ -145,7 +145,10 @@ class BroadcastTo(ShapeOp):
 
 @register
 class View(ShapeOp):
-    """The operand's memory under other strides: left by the layout pass, costs nothing."""
+    """The operand's memory under other strides: left by the layout pass, costs nothing.
+
+    The operand is contiguous, or laid out in another order of its axes without gaps.
+    """
 
     name = "view"
     shape: tuple[int, ...] = ()
@@ -156,12 +159,14 @@ class View(ShapeOp):
 
     def infer(self, *operands: TensorType) -> Types:
         (x,) = operands
-        last = self.offset + sum((d - 1) * s for d, s in zip(self.shape, self.strides, strict=True))
-        need(x.strides is None, f"the base of a view must be contiguous, got {x}")
-        need(self.offset >= 0 and last < x.count, f"the view reaches element {last} of {x}")
-        return (TensorType.of(x.dtype, self.shape, self.strides),)
+        y = TensorType.of(x.dtype, self.shape, self.strides)
+        need(x.span == x.count, f"the base of a view must have no gaps, got {x}")
+        need(0 <= self.offset <= x.count - y.span, f"the view reaches element {self.offset + y.span - 1} of {x}")
+        return (y,)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
-        base = np.ascontiguousarray(operands[0]).reshape(-1)[self.offset :]
+        """Reads the operand's memory, which must be laid out as its type says."""
+        (base,) = operands
+        first = np.lib.stride_tricks.as_strided(base, (base.size,), (base.itemsize,))[self.offset :]
         steps = tuple(s * base.itemsize for s in self.strides)
-        return (np.lib.stride_tricks.as_strided(base, self.shape, steps, writeable=False),)
+        return (np.lib.stride_tricks.as_strided(first, self.shape, steps, writeable=False),)
