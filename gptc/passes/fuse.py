@@ -1,0 +1,136 @@
+"""Grow regions that become one kernel each.
+
+Reads:    a graph at stage `fused` in which every region holds one op (after `lower`).
+Leaves:   the same stage with fewer, larger regions.
+Does:     join a producer with its reader (map chains, the prologue and epilogue of a row, the epilogue of a
+          gemm, the terms of a column sum) and neighbours that read the same operand; the largest saving of
+          memory traffic first.
+Does not: duplicate work, change dtypes or the order of a reduction, or join what stands far apart: a value
+          computed long before its use would only live longer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gptc.ir.body import INDICES
+from gptc.ir.graph import Graph
+from gptc.passes.regions import Item, Regions
+
+if TYPE_CHECKING:
+    from gptc.passes.manager import Context
+
+JOINS = {
+    ("map", "map"): "map",
+    ("map", "row"): "row",
+    ("row", "map"): "row",
+    ("row", "row"): "row",
+    ("map", "column"): "column",
+    ("gemm", "map"): "gemm",
+}
+"""Kind of producer, kind of reader -> kind of the joined region."""
+
+NEIGHBOURS = {
+    ("map", "map"): "map",
+    ("map", "row"): "row",
+    ("row", "map"): "row",
+    ("row", "row"): "row",
+    ("column", "column"): "column",
+}
+"""Kinds of two regions that read the same operand -> kind of the joined region."""
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """See the module docstring."""
+
+    name = "fuse"
+    stages = ("fused", "fused")
+
+    max_operands: int = 16
+    """Most tensors a region may read and make."""
+    max_distance: int = 48
+    """Most positions in the program between two regions that are joined."""
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        regions = Regions(graph)
+        queue: list[tuple[int, int, int]] = []
+        refused: dict[tuple[str, str], tuple[str, int]] = {}
+        for item in list(regions.items.values()):
+            self.offer(regions, item, queue)
+        while queue:
+            loss, first, second = heapq.heappop(queue)
+            if first not in regions.items or second not in regions.items:
+                continue
+            a, b = regions.items[first], regions.items[second]
+            if why := self.blocked(regions, a, b):
+                refused[a.name, b.name] = (why, -loss)
+                continue
+            kind = self.kinds(regions, a, b)
+            joined = regions.join(a, b, kind)
+            context.done(self.name, regions.values[joined.name], f"{a.label} and {b.label} are one {kind}", -loss)
+            self.offer(regions, joined, queue)
+        for (before, after), (why, size) in refused.items():
+            context.missed(self.name, regions.values[after], f"not joined with {before}: {why}", size)
+        return regions.graph()
+
+    def kinds(self, regions: Regions, a: Item, b: Item) -> str:
+        table = JOINS if regions.feeds(a, b) else NEIGHBOURS
+        return table.get((a.kind, b.kind), "")
+
+    def offer(self, regions: Regions, item: Item, queue: list[tuple[int, int, int]]) -> None:
+        """Queue every join that `item` could take part in."""
+        for a, b in regions.pairs(item):
+            if abs(a.level - b.level) <= self.max_distance and self.kinds(regions, a, b):
+                heapq.heappush(queue, (-regions.saving(a, b), a.id, b.id))
+
+    def blocked(self, regions: Regions, a: Item, b: Item) -> str:
+        """Why the two may not be one region; empty when they may."""
+        kind = self.kinds(regions, a, b)
+        if not kind:
+            return f"a {a.kind} and a {b.kind} do not share a loop"
+        if a.space != b.space and not (kind == "row" and _one_a_row(a, b)):
+            return f"their loops differ: {list(map(int, a.space))} and {list(map(int, b.space))}"
+        if kind == "column" and (why := self.column_blocked(regions, a, b)):
+            return why
+        strided = [n for n in (*a.reads, *b.reads) if regions.values[n].type.strides and n not in a.factors]
+        if kind != "map" and strided:
+            return f"%{strided[0]} is strided"
+        if kind == "gemm" and (why := _epilogue_blocked(regions, a, b)):
+            return why
+        if len({*a.reads, *a.makes, *b.reads, *b.makes}) > self.max_operands:
+            return f"more than {self.max_operands} operands"
+        return "a path between them runs through other kernels" if regions.path_between(a, b) else ""
+
+    def column_blocked(self, regions: Regions, a: Item, b: Item) -> str:
+        """A column region makes sums only, so nobody else may want the terms."""
+        if a.kind == "column":
+            return "" if a.keep == b.keep else "they keep different axes"
+        others = [n for n in a.makes if regions.escapes(n) or set(regions.readers[n]) != {b.id}]
+        return f"%{others[0]} is wanted elsewhere" if others else ""
+
+
+def _one_a_row(a: Item, b: Item) -> bool:
+    """Whether one of the two is a map over the statistics [.., 1] of the rows of the other."""
+    small, large = (a, b) if a.kind == "map" else (b, a)
+    return (
+        small.kind == "map"
+        and len(small.space) == len(large.space)
+        and small.space[:-1] == large.space[:-1]
+        and small.space[-1] == 1
+    )
+
+
+def _epilogue_blocked(regions: Regions, gemm: Item, map_: Item) -> str:
+    """An epilogue reads the product's own elements, one number a column, or a scalar."""
+    if any(s.fn in INDICES for s in map_.wired.code.stmts):
+        return "the epilogue would need its indices"
+    for name in map_.reads:
+        value = regions.values[name]
+        full = value.type.shape == gemm.space
+        column = value.type.count == gemm.space[-1] and value.type.shape[-1:] == gemm.space[-1:]
+        if not (full or column or value.type.count == 1):
+            return f"%{name} broadcasts over the batch"
+    return ""

@@ -1,0 +1,60 @@
+"""The house keeps its shape: imports go down the layers, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = {
+    "errors": 0, "options": 0, "ir": 1, "model": 2, "passes": 2, "codegen": 3, "runtime": 4,
+    "compiler": 5, "check": 5, "tune": 5, "cli": 5,
+}  # fmt: skip
+ONLY_IN = {"networkx": ("gptc/ir/", "gptc/passes/"), "jinja2": ("gptc/codegen/",), "ruamel": ("gptc/model/",),
+           "pydantic": ("gptc/model/",), "typer": ("gptc/cli/",), "rich": ("gptc/cli/",),
+           "pycuda": ("gptc/runtime/cuda.py",), "mpi4py": ("gptc/runtime/dist.py",)}  # fmt: skip
+SOURCES = sorted((ROOT / "gptc").rglob("*.py"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    own = path.relative_to(ROOT).with_suffix("").parts[1]
+    for name in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] == "gptc" and len(parts) > 1 and parts[1] in LAYERS and own in LAYERS:
+            lower = LAYERS[parts[1]] < LAYERS[own] or parts[1] == own or LAYERS[own] == 5
+            forbidden = own == "runtime" and LAYERS[parts[1]] > 0 and parts[1] != "runtime"
+            assert lower and not forbidden, f"{own} may not import {name}"
+        allowed = ONLY_IN.get(parts[0])
+        if allowed:
+            assert str(path.relative_to(ROOT)).startswith(allowed), f"{parts[0]} belongs in {' or '.join(allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is too long"
+
+
+def test_half_the_files_are_short() -> None:
+    lengths = sorted(len(p.read_text().splitlines()) for p in SOURCES)
+    assert lengths[len(lengths) // 2] < 200
+
+
+def test_no_grab_bags() -> None:
+    assert not [p for p in SOURCES if p.stem in ("utils", "helpers", "common", "misc")]
