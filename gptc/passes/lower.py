@@ -73,7 +73,9 @@ class _Lowering:
         else:
             self.rules.get(type(node.op), self.b.add_node)(node)  # type: ignore[arg-type]
 
-    def region(self, kind: type[Region], node: Node, code: Body, space: Shape, operands: tuple[Value, ...], **attributes: int) -> None:
+    def region(
+        self, kind: type[Region], node: Node, code: Body, space: Shape, operands: tuple[Value, ...], **attributes: int
+    ) -> None:
         """Append a region that computes `code` over `space`, with literals for constant operands."""
         reads: list[tuple[str, Value]] = []
         literals: dict[str, float] = {}
@@ -112,7 +114,9 @@ class _Lowering:
         axes, rank = node.op.axes, x.type.rank
         if axes == tuple(range(len(axes))):
             kept = x.type.with_shape(x.type.shape[len(axes) :])
-            self.reshaped(node, kept, lambda n: self.region(Column, n, ITSELF, x.type.shape, (x,), keep=rank - len(axes)))
+            self.reshaped(
+                node, kept, lambda n: self.region(Column, n, ITSELF, x.type.shape, (x,), keep=rank - len(axes))
+            )
         else:
             rows, cols = x.type.shape[: rank - len(axes)], x.type.count
             for d in rows:

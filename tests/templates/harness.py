@@ -14,17 +14,29 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 CC = os.environ.get("CC", "gcc")
-FLAGS = (
-    "-std=gnu11 -O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=fast"
-    " -mprefer-vector-width=512 -Wall -Wextra -Werror -fPIC"
-).split()
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-mprefer-vector-width=512",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fPIC",
+]
 EPS = float(np.finfo(np.float32).eps) / 2  # the rounding unit of f32
 THREADS = (1, 2, 3)
 
 
 def vector_width() -> int:
     """Floats in one vector register of this machine, as the compiler sees it."""
-    macros = subprocess.run([CC, "-march=native", "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True)
+    macros = subprocess.run(
+        [CC, "-march=native", "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True
+    )
     if "__AVX512F__" in macros.stdout:
         return 16
     return 8 if "__AVX2__" in macros.stdout else 4
@@ -57,7 +69,9 @@ class Library:
             (folder / "extra.c").write_text(extra)
             sources.append("extra.c")
         objects = [source.removesuffix(".c") + ".o" for source in sources]
-        jobs = [subprocess.Popen([CC, *FLAGS, "-c", s, "-o", o], cwd=folder) for s, o in zip(sources, objects, strict=True)]
+        jobs = [
+            subprocess.Popen([CC, *FLAGS, "-c", s, "-o", o], cwd=folder) for s, o in zip(sources, objects, strict=True)
+        ]
         assert [job.wait() for job in jobs] == [0] * len(jobs)
         subprocess.run([CC, *FLAGS, "-shared", *objects, "-o", "kernels.so", "-lm"], cwd=folder, check=True)
         self.library = ctypes.CDLL(str(folder / "kernels.so"))

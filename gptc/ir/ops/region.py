@@ -11,6 +11,7 @@ Inside a region values are float32; rounding happens when a result of a narrower
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from gptc.ir.ops.matmul import matmul_eval, matmul_type
 from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
 
 
+@dataclass(frozen=True)
 class Region(Op):
     """Base: `body` and one dtype a result."""
 
