@@ -25,6 +25,11 @@ class Mt19937:
         """The next n raw 32-bit draws."""
         return self._state.randint(0, 1 << 32, size=n, dtype=np.uint32)
 
+    def skip(self, n: int) -> None:
+        """Pass over n raw draws."""
+        for start in range(0, n, CHUNK):
+            self.randint32(min(CHUNK, n - start))
+
     def uniform(self, n: int) -> NDArray[np.float32]:
         """n values in [0, 1) with 24 random bits each."""
         return (self.randint32(n) & np.uint32(0xFFFFFF)).astype(np.float32) * UNIT24

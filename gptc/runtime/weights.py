@@ -1,0 +1,82 @@
+"""Parameters in a safetensors file: the valid regions, under the manifest's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from gptc.errors import InputError, StorageError
+from gptc.runtime.atomic import replacing
+from gptc.runtime.cpu import CpuModel
+
+
+def save_weights(model: CpuModel, path: Path, step: int) -> None:
+    """Write all parameters; `path` is replaced whole or not at all.  `step` counts the updates they have seen."""
+    manifest = model.artefact.manifest
+    tensors = {param.name: np.ascontiguousarray(model.valid(param)) for param in manifest.params}
+    metadata = {"model": manifest.model, "tokenizer": manifest.tokenizer, "hash": manifest.hash, "step": str(step)}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # how it reports a full disk
+            raise StorageError.of(f"{path}: cannot write: {error}", None, "free some space") from None
+
+
+def load_weights(model: CpuModel, path: Path) -> dict[str, str]:
+    """Read all parameters into the model, and return the file's metadata.
+
+    Everything is checked and read before the first value is written, so a failure leaves the model as it was.
+    Raises InputError where the file is not of this model, StorageError where it cannot be read.
+    """
+    try:
+        if not path.is_file():
+            raise InputError.of(f"{path}: no such file", None, "train the model first, with --save")
+        with safe_open(path, "numpy") as file:
+            metadata = dict(file.metadata() or {})
+            _check_tokenizer(model, path, metadata)
+            _check_tensors(model, path, {n: _signature(file.get_slice(n)) for n in file.keys()})  # noqa: SIM118
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError.of(f"{path}: not a valid safetensors file: {error}") from None
+    except (OSError, ValueError) as error:
+        raise StorageError.of(f"{path}: cannot read: {error}") from None
+    for param in model.artefact.manifest.params:
+        model.valid(param)[...] = values[param.name]
+    return metadata
+
+
+def _check_tokenizer(model: CpuModel, path: Path, metadata: dict[str, str]) -> None:
+    ours = model.artefact.manifest.tokenizer
+    theirs = metadata.get("tokenizer", ours)
+    if theirs != ours:
+        raise InputError.of(f"{path}: trained with the tokenizer {theirs!r}; this model has {ours!r}")
+
+
+Signature = tuple[str, tuple[int, ...]]
+
+
+def _signature(part: object) -> Signature:
+    """dtype, in the manifest's spelling, and shape of a tensor in a file."""
+    return part.get_dtype().lower(), tuple(part.get_shape())  # type: ignore[attr-defined]
+
+
+def _check_tensors(model: CpuModel, path: Path, found: dict[str, Signature]) -> None:
+    """The file has exactly the model's parameters."""
+    params = model.artefact.manifest.params
+    for param in params:
+        expected = param.dtype, param.valid
+        if param.name not in found:
+            raise InputError.of(f"{path}: no tensor {param.name}, which {model.artefact.manifest.model} needs")
+        if found[param.name] != expected:
+            theirs, ours = _spell(found[param.name]), _spell(expected)
+            raise InputError.of(f"{path}: {param.name} is {theirs}; {model.artefact.manifest.model} needs {ours}")
+    if unknown := sorted(found.keys() - {param.name for param in params}):
+        raise InputError.of(f"{path}: {unknown[0]} is no parameter of {model.artefact.manifest.model}")
+
+
+def _spell(signature: Signature) -> str:
+    dtype, shape = signature
+    return f"{dtype}[{','.join(map(str, shape))}]"

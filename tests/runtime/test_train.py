@@ -1,0 +1,301 @@
+"""Training, weights and generation on the hand-written bigram model."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gptc.errors import GptcError, InputError, NumericsError, StorageError
+from gptc.runtime.cache import Cache
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.data import Data, open_data
+from gptc.runtime.generate import Sampling, choose, generate, probabilities
+from gptc.runtime.rng import XorShift
+from gptc.runtime.tokenizer import Bytes
+from gptc.runtime.train import Evaluation, Event, Step, TrainSettings, evaluate, schedule_of, train
+from gptc.runtime.weights import load_weights, save_weights
+from tests.runtime.conftest import loaded
+from tests.runtime.toy import write_toy
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    path = tmp_path / "text"
+    path.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 100)
+    return open_data(path, Bytes(), 2, 8, 256)
+
+
+def test_it_learns(model: CpuModel, data: Data, tmp_path: Path) -> None:
+    events: list[Event] = []
+    save = tmp_path / "w.safetensors"
+    summary = train(model, data, TrainSettings(400, eval_every=100, eval_batches=3, save=save), events.append)
+    steps = [event for event in events if isinstance(event, Step)]
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    assert [event.step for event in steps] == list(range(1, 401))
+    assert [event.step for event in evaluations] == [0, 100, 200, 300, 400]
+    assert steps[0].loss == pytest.approx(math.log(256), rel=0.01)
+    assert summary.val_loss == evaluations[-1].loss < evaluations[0].loss / 3
+    assert summary.loss == steps[-1].loss
+    assert summary.tokens == 400 * 16
+    assert all(event.lr == 5.0 and event.tokens_per_second > 0 for event in steps)
+    np.testing.assert_array_equal(load_file(save)["table"], model["table"][:, :256])
+
+
+def test_it_is_deterministic(toy_models: tuple[CpuModel, CpuModel], data: Data) -> None:
+    for model in toy_models:
+        train(model, data, TrainSettings(20))
+    first, second = (model.segment("params").tobytes() for model in toy_models)
+    assert first == second
+
+
+@pytest.fixture
+def toy_models(model: CpuModel, shared_cache: Cache) -> tuple[CpuModel, CpuModel]:
+    return model, loaded(model.artefact.folder, shared_cache)
+
+
+def test_micro_steps_are_one_larger_batch(tmp_path: Path, shared_cache: Cache, data: Data) -> None:
+    """Two micro-steps of the batches 2s and 2s+1 against the mean of their gradients, step by step."""
+    accumulating = loaded(write_toy(tmp_path / "two", micro_steps=2), shared_cache)
+    single = loaded(write_toy(tmp_path / "one"), shared_cache)
+    events: list[Event] = []
+    train(accumulating, data, TrainSettings(3, lr=1.0), events.append)
+    for step in range(3):
+        start = single.segment("params").copy()
+        losses, ends = [], []
+        for micro in range(2):
+            single.segment("params")[...] = start
+            single["tokens"][...], single["targets"][...] = data.train.batch(2 * step + micro)
+            single["lr"][...] = 1.0
+            single.run("step")
+            losses.append(float(single["loss"]))
+            ends.append(single.segment("params").view(np.float32).copy())
+        single.segment("params").view(np.float32)[...] = (ends[0] + ends[1]) / 2
+        assert isinstance(events[step], Step)
+        assert events[step].loss == pytest.approx(np.mean(losses), rel=1e-6)
+    np.testing.assert_allclose(accumulating["table"], single["table"], rtol=1e-5, atol=1e-7)
+
+
+def test_evaluation_changes_nothing(model: CpuModel, data: Data) -> None:
+    before = model.segment("params").tobytes()
+    assert evaluate(model, data.val, 5) == evaluate(model, data.val, 5)
+    assert evaluate(model, data.val, 10**9) > 0  # no more than there are
+    assert model.segment("params").tobytes() == before
+
+
+def test_settings_over_defaults(model: CpuModel) -> None:
+    assert schedule_of(model, TrainSettings(10))(3) == 5.0
+    chosen = schedule_of(model, TrainSettings(10, lr=1.0, schedule="linear", warmup=2, final_lr_frac=0.5))
+    assert [chosen(step) for step in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.75, 0.5]
+    with pytest.raises(InputError, match="steps >= 1"):
+        TrainSettings(0)
+    with pytest.raises(InputError, match="unknown schedule"):
+        schedule_of(model, TrainSettings(1, schedule="sudden"))
+
+
+@pytest.mark.parametrize("where", ["table", "bias"])
+def test_stops_where_numbers_end(model: CpuModel, data: Data, tmp_path: Path, where: str) -> None:
+    def poison(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 7:
+            model[where][...] = np.nan
+
+    save = tmp_path / "w.safetensors"
+    with pytest.raises(NumericsError, match="step 8: the loss is nan"):
+        train(model, data, TrainSettings(20, save=save), poison)
+    assert not save.exists()
+
+
+def test_no_weights_after_a_last_step_that_broke(model: CpuModel, data: Data, tmp_path: Path) -> None:
+    save = tmp_path / "w.safetensors"
+    with pytest.raises(NumericsError, match="step 1: the validation loss is nan"):
+        train(model, data, TrainSettings(1, lr=3e38, save=save))
+    assert not save.exists()
+
+
+def test_an_unwritable_place_is_told_before_the_first_step(model: CpuModel, data: Data, tmp_path: Path) -> None:
+    def never(event: Event) -> None:
+        raise AssertionError
+
+    with pytest.raises(StorageError, match="no such folder"):
+        train(model, data, TrainSettings(1, save=tmp_path / "no/where"), never)
+
+
+# Weights.
+
+
+def test_weights_come_back(model: CpuModel, shared_cache: Cache, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    model["bias"][:256] = np.arange(256)
+    save_weights(model, path, 12)
+    other = loaded(model.artefact.folder, shared_cache)
+    other["table"][:, :256] = 0
+    assert load_weights(other, path) == {"model": "toy", "tokenizer": "bytes", "hash": "0" * 16, "step": "12"}
+    assert other.segment("params").tobytes() == model.segment("params").tobytes()
+    assert load_file(path)["table"].shape == (256, 256)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_weights_of_another_model(model: CpuModel, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    good = {"table": np.zeros((256, 256), np.float32), "bias": np.ones(256, np.float32)}
+    before = model.segment("params").tobytes()
+    cases = [
+        ({"table": np.zeros((256, 255), np.float32)}, r"table is f32\[256,255\]; toy needs f32\[256,256\]"),
+        ({"bias": np.zeros(256, np.float64)}, r"bias is f64\[256\]; toy needs f32\[256\]"),
+        ({"extra": np.zeros(1, np.float32)}, "extra is no parameter of toy"),
+    ]
+    for change, message in cases:
+        save_file(good | change, path)
+        with pytest.raises(InputError, match=message):
+            load_weights(model, path)
+    save_file({"bias": good["bias"]}, path)
+    with pytest.raises(InputError, match="no tensor table, which toy needs"):
+        load_weights(model, path)
+    save_file(good, path, {"tokenizer": "gpt2"})
+    with pytest.raises(InputError, match="trained with the tokenizer 'gpt2'"):
+        load_weights(model, path)
+    with pytest.raises(InputError, match="no such file"):
+        load_weights(model, tmp_path / "none")
+    assert model.segment("params").tobytes() == before
+
+
+def test_mutated_weights_never_escape(model: CpuModel, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(model, path, 1)
+    text = path.read_bytes()
+    header = 8 + int.from_bytes(text[:8], "little")
+    rng = random.Random(0)
+    before = model.segment("params").tobytes()
+    refused = 0
+    for _ in range(300):
+        mutant = bytearray(text)
+        if rng.random() < 0.3:
+            mutant = mutant[: rng.randrange(len(mutant))]
+        else:
+            mutant[rng.randrange(header)] = rng.randrange(256)
+        path.write_bytes(mutant)
+        try:
+            load_weights(model, path)
+        except GptcError:
+            refused += 1
+            assert model.segment("params").tobytes() == before
+    assert refused > 200
+
+
+def test_a_failed_save_keeps_the_old_file(model: CpuModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(model, path, 1)
+    old = path.read_bytes()
+    model["bias"][...] = 1
+    for name in ("fsync", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(StorageError, match="No space left on device"):
+                save_weights(model, path, 2)
+        assert path.read_bytes() == old
+        assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_saving_onto_a_folder_or_nowhere(model: CpuModel, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "no/w", Path("/dev/null/w")):
+        with pytest.raises(StorageError, match="cannot write"):
+            save_weights(model, path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+# Generation.
+
+
+@pytest.fixture
+def speaker(tmp_path: Path, shared_cache: Cache) -> CpuModel:
+    """An inference model whose likeliest successor of byte i is i + 1; of 255 it is 0."""
+    model = loaded(write_toy(tmp_path / "speaker", infer=True), shared_cache)
+    model["table"][...] = 0
+    model["table"][np.arange(256), (np.arange(256) + 1) % 256] = 4.0
+    return model
+
+
+def test_greedy(speaker: CpuModel) -> None:
+    tokens = list(generate(speaker, [250], 12, Sampling(temperature=0)))
+    assert tokens == [251, 252, 253, 254, 255, *range(7)]  # past 0..T-1 into the window, and never a padded id
+    assert list(generate(speaker, list(range(100)), 2, Sampling(temperature=0))) == [100, 101]
+
+
+def test_seeds(speaker: CpuModel) -> None:
+    runs = [list(generate(speaker, [65], 40, Sampling(seed=seed))) for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+    assert all(0 <= token < 256 for run in runs for token in run)
+    assert list(generate(speaker, [65], 9, Sampling(top_k=1))) == list(range(66, 75))
+
+
+@pytest.mark.parametrize(("prompt", "count"), [([], 1), ([-1], 1), ([256], 1), ([1], 0)])
+def test_bad_requests_fail_at_once(speaker: CpuModel, prompt: list[int], count: int) -> None:
+    with pytest.raises(InputError):
+        generate(speaker, prompt, count, Sampling())
+
+
+def test_a_training_artefact_cannot_speak(model: CpuModel) -> None:
+    with pytest.raises(InputError, match="no program 'logits'"):
+        generate(model, [1], 1, Sampling())
+
+
+def test_broken_weights_are_told(speaker: CpuModel) -> None:
+    speaker["bias"][3] = np.nan
+    with pytest.raises(NumericsError, match="largest logit is nan"):
+        next(generate(speaker, [1], 1, Sampling()))
+
+
+LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), [0.1, 0.4, 0.2, 0.3]),
+        (Sampling(temperature=0.5), [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
+        (Sampling(temperature=0), [0, 1, 0, 0]),
+        (Sampling(temperature=1e-300), [0, 1, 0, 0]),
+        (Sampling(top_k=2), [0, 4 / 7, 0, 3 / 7]),
+        (Sampling(top_k=100), [0.1, 0.4, 0.2, 0.3]),
+        (Sampling(top_p=0.6), [0, 4 / 7, 0, 3 / 7]),
+        (Sampling(top_p=0.8), [0, 4 / 9, 2 / 9, 3 / 9]),
+        (Sampling(top_p=1e-9), [0, 1, 0, 0]),
+        (Sampling(top_k=3, top_p=0.7), [0, 4 / 7, 0, 3 / 7]),
+    ],
+)
+def test_filters(sampling: Sampling, expected: list[float]) -> None:
+    np.testing.assert_allclose(probabilities(LOGITS, sampling), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_ties_keep_the_lower_ids() -> None:
+    assert probabilities(np.zeros(5, np.float32), Sampling(top_k=2)).tolist() == [0.5, 0.5, 0, 0, 0]
+    masked = np.array([-np.inf, 0, -np.inf], np.float32)
+    assert probabilities(masked, Sampling()).tolist() == [0, 1, 0]
+
+
+def test_choices_follow_the_distribution() -> None:
+    rng, probs = XorShift(7), np.array([0.0, 0.25, 0.0, 0.75, 0.0])
+    counts = np.bincount([choose(probs, rng) for _ in range(4000)], minlength=5)
+    assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
+    assert abs(counts[1] - 1000) < 5 * math.sqrt(4000 * 0.25 * 0.75)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": -1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": 0},
+        {"top_p": 0},
+        {"top_p": 2},
+    ],
+)
+def test_bad_sampling(fields: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        Sampling(**fields)  # type: ignore[arg-type]
