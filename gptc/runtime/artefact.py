@@ -7,19 +7,15 @@ Does not: compile, load or change anything in the folder.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from gptc.errors import InputError, StorageError, did_you_mean
-from gptc.runtime.manifest import FORMAT, Manifest, Program, Tensor
+from gptc.runtime.manifest import REEMIT, Manifest, Program, Tensor, parse_manifest
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 64 << 20  # bytes; the largest real one, a 1558M model's, has some hundred KB
-REEMIT = "compile the model again; emitted files are not meant to be edited in place"
 
 
 @dataclass(frozen=True)
@@ -70,24 +66,6 @@ def open_artefact(folder: Path | str) -> Artefact:
     for name, digest in manifest.files.items():
         _check_file(folder, name, digest)
     return Artefact(folder, manifest)
-
-
-def parse_manifest(text: bytes, path: Path) -> Manifest:
-    """The manifest in `text`; `path` only names it in messages."""
-    try:
-        head = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise StorageError.of(f"{path}: not valid JSON: {error}", None, REEMIT) from None
-    if isinstance(head, dict) and head.get("format", FORMAT) != FORMAT:
-        found, maker = head["format"], head.get("gptc", "another version")
-        raise InputError.of(f"{path}: format {found!r} of gptc {maker}; this one reads {FORMAT}", None, REEMIT)
-    try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "manifest"
-        message = first["msg"].removeprefix("Value error, ")
-        raise StorageError.of(f"{path}: {place}: {message}", None, REEMIT) from None
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

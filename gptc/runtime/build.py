@@ -72,7 +72,7 @@ def _compile_all(
                 progress(done, len(futures))
     finally:  # also when interrupted: what has not begun never begins
         pool.shutdown(wait=True, cancel_futures=True)
-    for unit in keys:  # in the manifest's order: of several failures, always the same one is told
+    for unit in keys:  # of several failures, the first in the manifest's order is told
         if not futures[unit].cancelled() and (error := futures[unit].exception()):
             raise error
     results = [futures[unit].result() for unit in keys]

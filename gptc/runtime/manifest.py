@@ -5,15 +5,20 @@ Nothing here touches the disk.  Keys that are not named here are ignored: they i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import ml_dtypes
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gptc.errors import InputError, StorageError
 
 FORMAT = 1
+REEMIT = "compile the model again; emitted files are not meant to be edited in place"
 ALIGNMENT = 64  # bytes: every segment, and every tensor in its segment
 
 Segment = Literal["params", "state", "io", "arena"]
@@ -179,6 +184,27 @@ class Manifest(Model):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.params, *self.state, *self.io)
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """The manifest in `text`; `path` only names it in messages.
+
+    Raises InputError for another format, StorageError for anything else that is wrong.
+    """
+    try:
+        head = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StorageError.of(f"{path}: not valid JSON: {error}", None, REEMIT) from None
+    if isinstance(head, dict) and head.get("format", FORMAT) != FORMAT:
+        found, maker = head["format"], head.get("gptc", "another version")
+        raise InputError.of(f"{path}: format {found!r} of gptc {maker}; this one reads {FORMAT}", None, REEMIT)
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "manifest"
+        message = first["msg"].removeprefix("Value error, ")
+        raise StorageError.of(f"{path}: {place}: {message}", None, REEMIT) from None
 
 
 def _check_unique(what: str, names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ def evaluate(model: CpuModel, loader: Loader, batches: int) -> float:
     count = min(batches, loader.samples)
     total = 0.0
     for index in range(count):
-        total += _run_batch(model, "evaluate", loader.batch(index))
+        total += _run_batch(model, "evaluate", loader.batch(index), {})
     return total / count
 
 
@@ -135,16 +135,15 @@ def _step(model: CpuModel, loader: Loader, step: int, lr: float) -> Step:
     """One update over `micro_steps` batches."""
     began = time.perf_counter()
     micro_steps = model.artefact.manifest.micro_steps
-    model["lr"][...] = lr
-    model["step"][...] = step + 1
+    scalars = {"lr": lr, "step": step + 1.0}
     if micro_steps == 1:
-        loss = _run_batch(model, "step", loader.batch(step))
+        loss = _run_batch(model, "step", loader.batch(step), scalars)
     else:
         loss = 0.0
         for micro in range(micro_steps):
-            model["first"][...] = float(micro == 0)
-            loss += _run_batch(model, "micro_step", loader.batch(step * micro_steps + micro)) / micro_steps
-        model.run("update")
+            batch = loader.batch(step * micro_steps + micro)
+            loss += _run_batch(model, "micro_step", batch, {"first": float(micro == 0)}) / micro_steps
+        _run(model, "update", scalars)
     norm = float(model["norm"])
     _require_finite("loss", loss, step + 1)
     _require_finite("gradient norm", norm, step + 1)
@@ -158,10 +157,18 @@ def _require_finite(what: str, value: float, step: int) -> None:
         raise NumericsError.of(f"step {step}: the {what} is {value}", None, hint)
 
 
-def _run_batch(model: CpuModel, program: str, batch: Batch) -> float:
+def _run_batch(model: CpuModel, program: str, batch: Batch, scalars: Mapping[str, float]) -> float:
     model["tokens"][...], model["targets"][...] = batch
-    model.run(program)
+    _run(model, program, scalars)
     return float(model["loss"])
+
+
+def _run(model: CpuModel, program: str, scalars: Mapping[str, float]) -> None:
+    """Run a program with those scalars that it takes: plain SGD, say, has no use for the step."""
+    for name in model.artefact.program(program).inputs:
+        if name in scalars:
+            model[name][...] = scalars[name]
+    model.run(program)
 
 
 def _check(model: CpuModel, settings: TrainSettings) -> None:

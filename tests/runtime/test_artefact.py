@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gptc.errors import GptcError, InputError, StorageError
-from gptc.runtime.artefact import Artefact, open_artefact, parse_manifest
+from gptc.runtime.artefact import Artefact, open_artefact
+from gptc.runtime.manifest import parse_manifest
 from tests.runtime.toy import write_toy
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,21 @@ def test_a_failed_save_keeps_the_old_file(model: CpuModel, tmp_path: Path, monke
                 save_weights(model, path, 2)
         assert path.read_bytes() == old
         assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_a_full_disk_keeps_the_old_file(model: CpuModel, tmp_path: Path) -> None:
+    """The real thing: the kernel refuses to let the file grow past 1000 bytes."""
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"w\.safetensors: cannot write: .*File too large"):
+            save_weights(model, path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_saving_onto_a_folder_or_nowhere(model: CpuModel, tmp_path: Path) -> None:

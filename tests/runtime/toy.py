@@ -108,7 +108,7 @@ IO = {"tokens": "i32", "targets": "i32", "loss": "f32", "norm": "f32", "lr": "f3
 OUTPUTS = ("loss", "norm", "logits")
 PORTS = {
     "evaluate": (["tokens", "targets"], ["loss"]),
-    "step": (["tokens", "targets", "lr", "step"], ["loss", "norm"]),
+    "step": (["tokens", "targets", "lr"], ["loss", "norm"]),
     "micro_step": (["tokens", "targets", "first"], ["loss"]),
     "update": (["lr", "step"], ["norm"]),
     "logits": (["tokens"], ["logits"]),
