@@ -216,7 +216,8 @@ def evaluate(code: Body, inputs: Sequence[Array], shape: Sequence[int]) -> tuple
     floats = [a.dtype for a in inputs if a.dtype.kind not in "iu"]
     work = np.result_type(np.float32, *floats) if floats else np.dtype(np.float32)
     values: dict[str, Array] = {
-        name: a if a.dtype.kind in "iu" else a.astype(work) for name, a in zip(code.inputs, inputs, strict=True)
+        name: a if a.dtype.kind in "iu" else a.astype(work, copy=False)
+        for name, a in zip(code.inputs, inputs, strict=True)
     }
     for stmt in code.stmts:
         args = [values[a] if isinstance(a, str) else np.asarray(a, dtype=work) for a in stmt.args]
@@ -232,4 +233,4 @@ def _apply(fn: str, args: list[Array], shape: tuple[int, ...], work: np.dtype[An
     if fn in REDUCTIONS:
         return np.asarray(REDUCTIONS[fn](np.broadcast_to(args[0], shape), axis=-1, keepdims=True))
     result = np.asarray(SCALARS[fn].numpy(*args))
-    return result.astype(work) if result.dtype.kind == "f" else result
+    return result.astype(work, copy=False) if result.dtype.kind == "f" else result
