@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -80,9 +80,13 @@ class Op:
 REGISTRY: dict[str, type[Op]] = {}
 
 
-def register(cls: type[Op]) -> type[Op]:
+OpClass = TypeVar("OpClass", bound=type[Op])
+
+
+@dataclass_transform(frozen_default=True)
+def register(cls: OpClass) -> OpClass:
     """Class decorator: make it a frozen dataclass and enter it under its `name`."""
-    made = dataclass(frozen=True)(cls)
+    made: OpClass = dataclass(frozen=True)(cls)  # type: ignore[assignment]
     if made.name in REGISTRY:
         raise ValueError(f"two ops are named {made.name!r}")
     REGISTRY[made.name] = made

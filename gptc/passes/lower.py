@@ -8,6 +8,7 @@ Does not: merge anything; that is `fuse`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,9 +22,9 @@ from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.leaf import Constant
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.reduce import ReduceMean, ReduceSum
-from gptc.ir.ops.region import Column, Gemm, Map, Region, Row
+from gptc.ir.ops.region import ITSELF, Column, Gemm, Map, Region, Row
 from gptc.ir.ops.row import RowOp
-from gptc.ir.ops.shape import BroadcastTo
+from gptc.ir.ops.shape import BroadcastTo, View
 from gptc.ir.types import Dim, Shape, TensorType, broadcast
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 COPY = body("x", "y", "y = copy(x)")
 SUM = body("x", "y", "y = row_sum(x)")
-ITSELF = Body(("x",), (), ("x",))
 PRODUCT = Body(("acc",), (), ("acc",))
 
 
@@ -71,7 +71,7 @@ class _Lowering:
         elif isinstance(node.op, Elementwise):
             self.region(Map, node, node.op.body(), node.results[0].type.shape, node.operands)
         else:
-            self.rules.get(type(node.op), self.b.add_node)(node)  # type: ignore[arg-type]
+            self.rules.get(type(node.op), self.b.add_node)(node)
 
     def region(
         self, kind: type[Region], node: Node, code: Body, space: Shape, operands: tuple[Value, ...], **attributes: int
@@ -111,18 +111,14 @@ class _Lowering:
     def reduce_sum(self, node: Node) -> None:
         assert isinstance(node.op, ReduceSum)
         (x,) = node.operands
-        axes, rank = node.op.axes, x.type.rank
-        if axes == tuple(range(len(axes))):
-            kept = x.type.with_shape(x.type.shape[len(axes) :])
-            self.reshaped(
-                node, kept, lambda n: self.region(Column, n, ITSELF, x.type.shape, (x,), keep=rank - len(axes))
-            )
+        count, shape = len(node.op.axes), x.type.shape
+        if node.op.axes == tuple(range(count)):
+            kept = x.type.with_shape(shape[count:])
+            self.reshaped(node, kept, lambda n: self.region(Column, n, ITSELF, shape, (x,), keep=len(kept.shape)))
         else:
-            rows, cols = x.type.shape[: rank - len(axes)], x.type.count
-            for d in rows:
-                cols //= d
+            rows, cols = shape[:-count], math.prod(shape[-count:])
             flat = x.type.with_shape((*rows, cols))
-            (wide,) = (x,) if len(axes) == 1 else self.view(node, x, flat, f"{node.name}.flat")
+            (wide,) = (x,) if count == 1 else self.view(node, x, flat, f"{node.name}.flat")
             stat = x.type.with_shape((*rows, Dim(1)))
             self.reshaped(node, stat, lambda n: self.region(Row, n, SUM, flat.shape, (wide,)))
 
@@ -137,8 +133,6 @@ class _Lowering:
         self.view(node, inner, result.type, result.name)
 
     def view(self, node: Node, x: Value, kind: TensorType, name: str) -> tuple[Value, ...]:
-        from gptc.ir.ops.shape import View
-
         op = View(shape=tuple(map(int, kind.shape)), strides=kind.steps)
         return self.b.add_node(replace(node, op=op, operands=(x,), results=(Value(name, kind),)))
 

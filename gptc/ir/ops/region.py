@@ -20,12 +20,15 @@ from gptc.ir.op import Array, Op, Pairs, Types, need, register
 from gptc.ir.ops.matmul import matmul_eval, matmul_type
 from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
 
+ITSELF = Body(("x",), (), ("x",))
+"""The body that passes its input on."""
+
 
 @dataclass(frozen=True)
 class Region(Op):
     """Base: `body` and one dtype a result."""
 
-    body: Body = Body((), (), ())
+    body: Body = ITSELF
     dtypes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     """What was fused, for people: op names with their places in the model."""
