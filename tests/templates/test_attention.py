@@ -1,0 +1,137 @@
+"""attention and attention_grad against NumPy in float64, with bounds that follow the errors through the formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
+
+SCALE = 0.3125
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (2, 4, 2, 65, 17),
+    (1, 2, 2, 64, 64),
+    (2, 3, 1, 130, 40),
+    (1, 2, 1, 257, 32),
+    (3, 2, 2, 7, 5),
+]
+
+
+@pytest.fixture(scope="module", params=ISAS)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    isa = ISAS[request.param]
+    kernels = {
+        f"{template}_{kind}": (template, {"causal": kind == "causal", "scale": SCALE, "MR": isa.rows})
+        for template in ("attention", "attention_grad")
+        for kind in ("causal", "full")
+    }
+    return Library(tmp_path_factory.mktemp("attention"), isa, kernels)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Attention and its gradient in float64; every `*_bound` is what f32 may lose."""
+
+    out: np.ndarray
+    out_bound: np.ndarray
+    lse: np.ndarray
+    lse_bound: np.ndarray
+    grads: tuple[np.ndarray, ...]
+    grad_bounds: tuple[np.ndarray, ...]
+
+
+def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.ndarray, causal: bool) -> Reference:
+    q, k, v, dout = (x.astype(np.float64) for x in (q, k, v, dout))
+    group, t, d = q.shape[1] // k.shape[1], q.shape[2], q.shape[3]
+    kv_shape = (*k.shape[:2], group, t, d)
+    k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    t_of = lambda x: x.swapaxes(-1, -2)  # noqa: E731
+    fold = lambda x: x.reshape(kv_shape).sum(2)  # noqa: E731
+
+    s = SCALE * q @ t_of(k)
+    s = np.where(np.tri(t, dtype=bool) if causal else True, s, -np.inf)
+    top = s.max(-1, keepdims=True)
+    e = np.exp(s - top)
+    p = e / e.sum(-1, keepdims=True)
+    out = p @ v
+    dp, delta = dout @ t_of(v), (dout * out).sum(-1, keepdims=True)
+    ds = p * (dp - delta)
+
+    # A sum of n terms loses 4 UNIT sqrt(n) of the size of its terms; exp and a division lose 4 UNIT more, and
+    # an error in a score is a relative error in its probability.
+    dot = 4 * UNIT * np.sqrt(d)
+    score = dot * SCALE * (np.abs(q) @ t_of(np.abs(k))).max(-1, keepdims=True)
+    prob = 2 * score + 4 * UNIT * (1 + np.sqrt(t))  # relative
+    rest = 4 * UNIT * np.sqrt(t)
+    dp_size = np.abs(dout) @ t_of(np.abs(v))
+    ds_bound = p * (prob + dot) * (dp_size + (p * dp_size).sum(-1, keepdims=True)) + rest * np.abs(ds)
+    return Reference(
+        out,
+        prob * (p @ np.abs(v)),
+        (top + np.log(e.sum(-1, keepdims=True)))[..., 0],
+        (score + 4 * UNIT * np.sqrt(t) + 2 * UNIT * np.abs(top))[..., 0],
+        (SCALE * ds @ k, SCALE * fold(t_of(ds) @ q), fold(t_of(p) @ dout)),
+        (
+            SCALE * ds_bound @ np.abs(k),
+            SCALE * fold(t_of(ds_bound) @ np.abs(q)),
+            fold(t_of(p * (prob + rest)) @ np.abs(dout)),
+        ),
+    )
+
+
+def heads(rng: np.random.Generator, b: int, h: int, t: int, d: int) -> np.ndarray:
+    """Random [B, H, T, D] that lies in memory as [B, T, H, D + 3]."""
+    return rng.standard_normal((b, t, h, d + 3), dtype=np.float32).transpose(0, 2, 1, 3)[..., :d]
+
+
+def strides(*tensors: np.ndarray) -> list[int]:
+    return [s // 4 for x in tensors for s in x.strides[:3]]
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize(("b", "h", "hkv", "t", "d"), SHAPES)
+def test_attention_and_gradient(library: Library, kind: str, b: int, h: int, hkv: int, t: int, d: int) -> None:
+    rng = np.random.default_rng([b, h, t, d])
+    q, k, v, dout = (heads(rng, b, n, t, d) for n in (h, hkv, hkv, h))
+    out, dq, dk, dv = (heads(rng, b, n, t, d) for n in (h, h, hkv, hkv))
+    lse = np.zeros((b, h, t), np.float32)
+    extents = [b, h, hkv, t, d]
+    library.check_threads(f"attention_{kind}", [q, k, v], [out, lse], extents + strides(q, k, v, out))
+    library.check_threads(
+        f"attention_grad_{kind}",
+        [dout, q, k, v, out, lse],
+        [dq, dk, dv],
+        extents + strides(dout, q, k, v, out, dq, dk, dv),
+    )
+    exact = reference(q, k, v, dout, kind == "causal")
+    assert_within(out, exact.out, exact.out_bound)
+    assert_within(lse, exact.lse, exact.lse_bound)
+    for actual, expected, bound in zip((dq, dk, dv), exact.grads, exact.grad_bounds, strict=True):
+        assert_within(actual, expected, bound)
+
+
+@pytest.mark.parametrize("t", [5, 70])
+def test_hidden_keys_have_no_influence(library: Library, t: int) -> None:
+    """What follows a query cannot reach its output: NaN keys, values of any finite size."""
+    rng = np.random.default_rng(t)
+    q, k, v = (heads(rng, 1, 1, t, 8) for _ in range(3))
+    k[0, 0, 3:], v[0, 0, 3:] = np.nan, 1e30
+    out, lse = heads(rng, 1, 1, t, 8), np.zeros((1, 1, t), np.float32)
+    library.call("attention_causal", q, k, v, out, lse, 1, 1, 1, t, 8, *strides(q, k, v, out))
+    exact = reference(q[:, :, :3], k[:, :, :3], v[:, :, :3], q[:, :, :3], causal=True)
+    assert_within(out[:, :, :3], exact.out, exact.out_bound)
+
+
+def test_large_scores_do_not_overflow(library: Library) -> None:
+    rng = np.random.default_rng(1)
+    q, k, v = (heads(rng, 1, 1, 90, 16) for _ in range(3))
+    q *= 100
+    out, lse = heads(rng, 1, 1, 90, 16), np.zeros((1, 1, 90), np.float32)
+    library.call("attention_causal", q, k, v, out, lse, 1, 1, 1, 90, 16, *strides(q, k, v, out))
+    exact = reference(q, k, v, q, causal=True)
+    assert np.abs(exact.lse).max() > 88, "the case must need the maximum subtracted"
+    assert_within(out, exact.out, exact.out_bound)
+    assert_within(lse, exact.lse, exact.lse_bound)

@@ -1,0 +1,97 @@
+"""What a template's header promises is what it emits."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.templates.kernel_library import CC, ISAS, ROOT, render
+from tests.templates.test_matmul import FUSED
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1},
+    "attention": {"causal": True, "scale": 0.125, "MR": 8},
+    "attention_grad": {"causal": False, "scale": 0.125, "MR": 8},
+    "embedding": {},
+    "matmul": {"trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
+    "scatter_add": {},
+    "sum_squares": {},
+}
+
+
+def header(template: str) -> dict[str, str]:
+    """The fields of a template's header comment, continuation lines joined."""
+    text = (ROOT / "templates" / "c" / f"{template}.c.j2").read_text()
+    comment = re.match(r"\{#\n(.*?)#\}", text, re.DOTALL)
+    assert comment, "a template begins with its contract"
+    return dict(re.findall(r"^  (\w+): +(.*(?:\n {5,}.*)*)", comment[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize("template", SAMPLES)
+def test_header_matches_emitted_function(template: str) -> None:
+    params = SAMPLES[template]
+    fields = header(template)
+    assert fields["kernel"].split()[0] == template
+    assert set(re.split(r",\s+", fields["params"])) == {"name", "header", *params}
+    text = render(template, name="emitted", **params)
+    signature = re.search(r"^void emitted\((.*?)^\{", text, re.DOTALL | re.MULTILINE)
+    assert signature, text
+    names = re.findall(r"(\w+)(?=[,)]|$)", re.sub(r"//.*", "", signature[1]).replace("\n", " "))
+    expected = re.split(r",\s+", fields["args"])
+    for group, members in (
+        ("inputs...", [x["name"] for x in params.get("inputs", [])]),
+        ("results...", params.get("results", [])),
+    ):
+        if group in expected:
+            at = expected.index(group)
+            expected[at : at + 1] = members
+    assert names == expected
+
+
+@pytest.mark.parametrize("template", SAMPLES)
+def test_emitted_text_is_tidy(template: str) -> None:
+    text = render(template, name="emitted", **SAMPLES[template])
+    assert text.endswith("}\n")
+    assert "\n\n\n" not in text
+    lines = text.splitlines()
+    assert not [line for line in lines if line != line.rstrip() or "\t" in line]
+    assert not [line for line in lines if len(line) > 120]
+
+
+def run_suite(variables: dict[str, str]) -> None:
+    """The numeric tests of this folder, for the widest vectors, in a process with other environment variables."""
+    folder = Path(__file__).parent
+    files = [str(path) for path in sorted(folder.glob("test_*.py")) if path != Path(__file__)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", next(iter(ISAS)), *files]
+    done = subprocess.run(command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+def test_clang() -> None:
+    run_suite({"CC": "clang"})
+
+
+def test_sanitizers() -> None:
+    runtimes = [
+        subprocess.run(
+            [CC, f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("asan", "ubsan")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip("no sanitizer runtimes")
+    run_suite(
+        {
+            "GPTC_TEST_CFLAGS": "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all",
+            "LD_PRELOAD": " ".join(runtimes),
+            "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
+        }
+    )

@@ -1,0 +1,87 @@
+"""embedding, scatter_add, adamw and sum_squares against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
+
+BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
+SIZES = [1, 2, 15, 17, 16384, 16385, 100003]
+
+
+@pytest.fixture(scope="module", params=ISAS)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    kernels = {name: (name, {}) for name in ("embedding", "scatter_add", "sum_squares")}
+    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": DECAY}
+    return Library(tmp_path_factory.mktemp("rows"), ISAS[request.param], {**kernels, "adamw": ("adamw", constants)})
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("v", "rows", "cols"), [(1, 1, 1), (11, 7, 13), (50, 300, 768), (5, 1, 129)])
+def test_embedding(library: Library, v: int, rows: int, cols: int) -> None:
+    rng = np.random.default_rng([v, rows, cols])
+    w, ids = normal(rng, v, cols), rng.integers(0, v, rows, dtype=np.int32)
+    out = np.zeros((rows, cols), np.float32)
+    library.check_threads("embedding", [w, ids], [out], [rows, cols])
+    assert np.array_equal(out, w[ids])
+
+
+@pytest.mark.parametrize(("v", "rows", "cols"), [(1, 1, 1), (11, 700, 13), (3, 100, 768), (5, 1, 129)])
+def test_scatter_add(library: Library, v: int, rows: int, cols: int) -> None:
+    """Exactly the sums taken one by one in the order of the rows, with repeated ids."""
+    rng = np.random.default_rng([v, rows, cols])
+    base, dy, ids = normal(rng, v, cols), normal(rng, rows, cols), rng.integers(0, v, rows, dtype=np.int32)
+    expected = base.copy()
+    np.add.at(expected, ids, dy)
+    result = np.zeros_like(base)
+    library.check_threads("scatter_add", [base, ids, dy], [result], [v, rows, cols])
+    assert np.array_equal(result, expected)
+    library.call("scatter_add", base, ids, dy, base, v, rows, cols)
+    assert np.array_equal(base, expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("step", [1, 1000])
+def test_adamw(library: Library, n: int, step: int) -> None:
+    rng = np.random.default_rng([n, step])
+    p, g, m, v = normal(rng, n), normal(rng, n), normal(rng, n), normal(rng, n) ** 2
+    lr, scale = np.float32([0.01]), np.float32([0.5])
+    old = [x.copy() for x in (p, m, v)]
+
+    grad = scale.astype(np.float64) * g
+    mean = BETA1 * m + (1 - BETA1) * grad
+    square = BETA2 * v + (1 - BETA2) * grad**2
+    update = mean / (1 - BETA1**step) / (np.sqrt(square / (1 - BETA2**step)) + EPS)
+    expected = p - lr * (update + DECAY * p)
+    # Each operation and each constant rounds once: fewer than 8 on the way to either moment, 16 to the update.
+    moment_bound = 8 * UNIT * (np.abs(m) + np.abs(grad))
+    square_bound = 8 * UNIT * square
+    size = (BETA1 * np.abs(m) + (1 - BETA1) * np.abs(grad)) / (1 - BETA1**step)
+    size = size / (np.sqrt(square / (1 - BETA2**step)) + EPS)
+    bound = UNIT * np.abs(expected) + 16 * UNIT * lr * (size + DECAY * np.abs(p)) + UNIT * np.abs(p)
+
+    results = [np.zeros_like(p) for _ in range(3)]
+    operands = [p, g, m, v, lr, np.float32([step]), scale]
+    library.check_threads("adamw", operands, results, [n])
+    for actual, exact, limit in zip(
+        results, (expected, mean, square), (bound, moment_bound, square_bound), strict=True
+    ):
+        assert_within(actual, exact, limit)
+    assert all(np.array_equal(x, y) for x, y in zip((p, m, v), old, strict=True)), "an operand was written"
+    library.call("adamw", *operands, p, m, v, n)
+    assert all(np.array_equal(x, y) for x, y in zip((p, m, v), results, strict=True)), "in place differs"
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("size", [1.0, 1e-20])
+def test_sum_squares(library: Library, n: int, size: float) -> None:
+    """Accumulated in double: only the last rounding shows, and squares below the range of f32 still count."""
+    x = normal(np.random.default_rng(n), n) * np.float32(size)
+    result = np.zeros(1, np.float32)
+    library.check_threads("sum_squares", [x], [result], [n])
+    assert_within(result, np.sum(x.astype(np.float64) ** 2), 1.01 * UNIT * np.sum(x.astype(np.float64) ** 2))
