@@ -28,7 +28,7 @@ SUMS = "SHA256SUMS"
 MAX_BYTES = 4 << 30
 IN_USE = 3600.0  # seconds: an entry used more recently is never evicted, for it may be about to be loaded
 STALE = 86400.0  # seconds: after which an unfinished entry belonged to a killed process
-LOCK_WAIT = 600.0  # seconds: then build in spite of the lock, whose holder may hang
+LOCK_WAIT = 600.0  # seconds: then build in spite of the lock
 HINT = "set GPTC_CACHE_DIR to a folder of your own with free space, or run: gptc cache clear"
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class Cache:
         with _storage(self.root):
             try:
                 lock.acquire()
-            except Timeout:
-                log.warning("cache entry %s is locked for too long; building without the lock", key[:16])
+            except (Timeout, NotImplementedError):  # a holder that hangs, or a file system without locks
+                log.warning("cache entry %s cannot be locked; building without the lock", key[:16])
             try:
                 return self.get(key) or self._publish(key, build)
             finally:

@@ -52,7 +52,8 @@ class CpuModel:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A tensor in place, padding included: writes go to the model's memory."""
-        return self._views[self.artefact.tensor(name).name]
+        view = self._views.get(name)
+        return self._views[self.artefact.tensor(name).name] if view is None else view
 
     def valid(self, param: Param) -> NDArray[Any]:
         """The part of a parameter that is not padding, in place."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from gptc.errors import InputError, StorageError
 from gptc.runtime import cache as cache_module
@@ -175,6 +176,15 @@ def test_the_lock_saves_work(cache: Cache) -> None:
     assert len(set(entries)) == len(builds) == 1
 
 
+def test_a_lock_that_is_never_freed(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_module, "LOCK_WAIT", 0.05)
+    with FileLock(cache.root / "locks" / f"{KEY}.lock"):
+        assert (cache.put(KEY, content("x")) / "a").read_text() == "x"
+    assert "cannot be locked" in caplog.text
+
+
 def test_without_the_lock_the_loser_drops_its_copy(cache: Cache) -> None:
     def race(folder: Path) -> None:
         content("loser")(folder)
@@ -197,10 +207,13 @@ def _hammer(root: Path, seed: int, rounds: int) -> None:
 
 def test_processes_that_share_and_die(cache: Cache) -> None:
     """Eight processes on one store, half of them killed at random: the survivors see no damage."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     workers = [context.Process(target=_hammer, args=(cache.root, n, 40 if n % 2 else 100_000)) for n in range(8)]
     for worker in workers:
         worker.start()
+    while cache.stats().entries < 5:
+        time.sleep(0.01)
     rng = random.Random(1)
     for worker in workers[::2]:
         time.sleep(rng.random() * 0.1)

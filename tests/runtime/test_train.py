@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import resource
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gptc.errors import GptcError, InputError, NumericsError, StorageError
@@ -17,7 +20,7 @@ from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.generate import Sampling, choose, generate, probabilities
-from gptc.runtime.rng import XorShift
+from gptc.runtime.rng import Mt19937, XorShift
 from gptc.runtime.tokenizer import Bytes
 from gptc.runtime.train import Evaluation, Event, Step, TrainSettings, evaluate, schedule_of, train
 from gptc.runtime.weights import load_weights, save_weights
@@ -139,6 +142,29 @@ def test_weights_come_back(model: CpuModel, shared_cache: Cache, tmp_path: Path)
     assert other.segment("params").tobytes() == model.segment("params").tobytes()
     assert load_file(path)["table"].shape == (256, 256)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_padded_bf16_weights(tmp_path: Path, shared_cache: Cache) -> None:
+    """A third parameter behind the two of the toy, with padding on both axes and fewer bits."""
+    folder = write_toy(tmp_path / "toy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    half = {"name": "half", "segment": "params", "offset": manifest["segments"]["params"], "shape": [8, 4],
+            "dtype": "bf16", "valid": [5, 3], "init": {"kind": "normal", "std": 2.0}}  # fmt: skip
+    manifest["params"].append(half)
+    manifest["segments"]["params"] += 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    model, other = loaded(folder, shared_cache), loaded(folder, shared_cache)
+    rng = Mt19937(42)
+    rng.normal(256 * 256)
+    expected = np.zeros((8, 4), ml_dtypes.bfloat16)
+    expected[:5, :3] = rng.normal(15, 2.0).reshape(5, 3)
+    np.testing.assert_array_equal(model["half"], expected)
+    save_weights(model, tmp_path / "w", 0)
+    other["half"][:5, :3] = 0
+    load_weights(other, tmp_path / "w")
+    np.testing.assert_array_equal(other["half"], expected)
+    with safe_open(tmp_path / "w", "numpy") as file:
+        assert (file.get_slice("half").get_dtype(), file.get_slice("half").get_shape()) == ("BF16", [5, 3])
 
 
 def test_weights_of_another_model(model: CpuModel, tmp_path: Path) -> None:
