@@ -116,8 +116,9 @@ def test_unwritable_roots(root: str) -> None:
         Cache(Path(root))
 
 
-def test_a_root_others_may_write_to_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_root_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
     with pytest.raises(StorageError, match="others may write"):
         Cache(tmp_path)
 

@@ -149,7 +149,7 @@ def test_what_is_a_shard(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_text("text")
     with pytest.raises(InputError, match="too short for the header"):
         open_data(tmp_path / "a.bin", Bytes(), 1, 1, 256)
-    write_shard(tmp_path / "b.bin", np.arange(100))
+    write_shard(tmp_path / "b.bin", np.arange(51))
     (tmp_path / "b.bin").rename(tmp_path / "b")
     assert is_shard(tmp_path / "b")
     with pytest.raises(InputError, match=r"token 50 is 50; the model has 50"):
