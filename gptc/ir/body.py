@@ -22,6 +22,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -140,9 +141,13 @@ class Body:
         return body(inputs, outputs, lines.replace("; ", "\n"))
 
 
+@cache
 def body(inputs: str, outputs: str, text: str, **constants: float) -> Body:
     """Parse infix text into a `Body`; names in `constants` become literals."""
-    flat = _Flatten(constants, taken={*inputs.split(), *re.findall(r"[A-Za-z_]\w*", text)})
+    flat = _Flatten(
+        {name: float(value) for name, value in constants.items()},
+        taken={*inputs.split(), *re.findall(r"[A-Za-z_]\w*", text)},
+    )
     for line in ast.parse("\n".join(ln.strip() for ln in text.strip().splitlines())).body:
         if not isinstance(line, ast.Assign) or not isinstance(line.targets[0], ast.Name):
             raise ValueError(f"not an assignment: {ast.unparse(line)}")

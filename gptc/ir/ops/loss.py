@@ -47,7 +47,7 @@ class CrossEntropy(RowOp):
             lse  = max + log(row_sum(exp(k - max)))
             loss = lse - row_sum(where(eq(col(), target), x, 0))
             """,
-            classes=float(self.classes),
+            classes=self.classes,
         )
 
     def infer(self, *operands: TensorType) -> Types:
@@ -81,7 +81,7 @@ class CrossEntropyGrad(RowOp):
             p  = where(lt(col(), classes), exp(x - lse), 0)
             dx = dloss * (p - where(eq(col(), target), 1, 0))
             """,
-            classes=float(self.classes),
+            classes=self.classes,
         )
 
     def infer(self, *operands: TensorType) -> Types:
