@@ -82,6 +82,7 @@ def operands(rng: np.random.Generator, form: str, m: int, n: int, k: int, *batch
         (17, 53, 31),
         (97, 101, 103),
         (64, 800, 19),
+        (20, 500, 1700),
         (1031, 11, 1550),
         (9, 13, 3089),
     ],
