@@ -1,0 +1,241 @@
+"""The shape of a model file, as pydantic models, and its errors in the file's own terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from gptc.errors import did_you_mean
+from gptc.model import tree
+from gptc.model.source import Report, quoted
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Expression = Annotated[
+    str,
+    BeforeValidator(_number_as_text),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]}),
+]
+"""Text of an expression; a bare number is one too."""
+
+
+class Strict(BaseModel):
+    """No conversions, no unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Param(Strict):
+    """One trained tensor."""
+
+    shape: Annotated[list[Expression], Field(min_length=1, max_length=8)]
+    """Sizes of the axes, in dims."""
+    init: Expression
+    """`normal(std)`, `uniform(low, high)`, `constant(value)`, `zeros` or `ones`."""
+    pad: dict[str, Annotated[int, Field(ge=1, le=65536)]] = {}
+    """Round the axes of a dim up to a multiple; the padding is zero and stays out of the loss."""
+    decay: bool | None = None
+    """Weight decay; by default tensors with two or more axes have it."""
+
+
+def _param_or_group(value: Any) -> str:
+    """A mapping with a shape or an init is a parameter; otherwise one that holds mappings is a group."""
+    mappings = {k: isinstance(v, dict) for k, v in value.items()} if isinstance(value, dict) else {}
+    is_param = not mappings.get("shape", True) or not mappings.get("init", True)
+    return "<group>" if any(mappings.values()) and not is_param else "<param>"
+
+
+class Group(BaseModel):
+    """Parameters under a common name, once or `repeat` times."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    __pydantic_extra__: dict[
+        str,
+        Annotated[
+            Annotated[Param, Tag("<param>")] | Annotated[Group, Tag("<group>")],
+            Discriminator(_param_or_group),
+        ],
+    ]
+    repeat: Expression | None = None
+
+    @property
+    def children(self) -> Mapping[str, Param | Group]:
+        return self.__pydantic_extra__
+
+
+def _block_or_statement(value: Any) -> str:
+    return "<block>" if isinstance(value, dict) else "<expression>"
+
+
+class Block(BaseModel):
+    """Statements in order, once or `repeat` times."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    __pydantic_extra__: dict[
+        str,
+        Annotated[
+            Annotated[Expression, Tag("<expression>")] | Annotated[Block, Tag("<block>")],
+            Discriminator(_block_or_statement),
+        ],
+    ]
+    repeat: Expression | None = None
+
+    @property
+    def children(self) -> Mapping[str, str | Block]:
+        return self.__pydantic_extra__
+
+
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Train(Strict):
+    """How to train; the defaults are those of GPT-2 124M in llm.c."""
+
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Positive = 6e-4
+    """Learning rate after the warm-up."""
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)] = 0.1
+    clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 1.0
+    """Largest global norm of the gradient; 0 does not clip."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup: Annotated[int, Field(ge=0, le=2**31 - 1)] = 700
+    """Steps in which the learning rate rises from 0."""
+    final_lr_frac: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """Learning rate of the last step, as a fraction of `lr`."""
+    steps: Count = 20_000
+    batch: Count = 4
+    """Sequences in a micro-step, unless the command says otherwise."""
+    seq: Count | None = None
+    """Positions in a sequence, unless the command says otherwise; by default all that the model has."""
+    micro_steps: Count = 1
+    """Micro-steps whose gradients make one step."""
+
+
+class Description(Strict):
+    """A model file."""
+
+    model: str
+    """Name of the model, and of the folder it is compiled into."""
+    dims: Annotated[dict[str, Expression], Field(min_length=1, max_length=256)]
+    """Named sizes; each may be computed from the others."""
+    tokenizer: Literal["bytes", "gpt2"] = "bytes"
+    params: Group
+    graph: Block
+    train: Train = Train()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a model file, for editors."""
+    return Description.model_json_schema()
+
+
+def validate(root: tree.Mapping, report: Report) -> Description:
+    """Check a tree.  Entries with mistakes are reported and taken out of it, so that the rest can be checked too."""
+    try:
+        return Description.model_validate(tree.plain(root))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)
+    for problem in first:
+        if report.full:
+            break
+        _report(root, problem["type"], problem["loc"], problem.get("ctx", {}), problem["msg"], report)
+    while True:
+        if not all([_prune(root, problem["loc"]) for problem in first]) or report.full:
+            report.check()
+        try:
+            return Description.model_validate(tree.plain(root))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)
+
+
+def _prune(root: tree.Mapping, path: tree.Path) -> bool:
+    """Take the entry at the end of `path` out; False when that would be the whole file."""
+    parent, place, _ = root.find(path)
+    if isinstance(parent, tree.Sequence):
+        parent, place, _ = root.find(path[: path.index(place)])
+    if not isinstance(parent, tree.Mapping):
+        return False
+    parent.values.pop(str(place), None)
+    return True
+
+
+def _report(root: tree.Mapping, kind: str, path: tree.Path, context: Any, text: str, report: Report) -> None:
+    parent, place, node = root.find(path)
+    last = str(path[-1])
+    if kind == "missing":
+        span = parent.keys[str(place)].span if isinstance(parent, tree.Mapping) else None
+        report.error(f"{quoted(last)} is missing" + (f" in {quoted(str(place))}" if span else " in this file"), span)
+    elif kind == "extra_forbidden":
+        known = _fields(path)
+        hint = did_you_mean(last[:64], known) or f"known keys: {', '.join(known)}"
+        report.error(f"unknown key {quoted(last)}", root.key(path).span, hint)
+    elif kind == "literal_error":
+        hint = did_you_mean(_text(node), _MENU.findall(context["expected"]))
+        report.error(f"expected {context['expected']}, found {_found(node)}", node.span, hint)
+    elif kind in _EXPECTED:
+        report.error(f"expected {_EXPECTED[kind]}, found {_found(node)}", node.span)
+    else:
+        spell = _BOUNDS.get(kind)
+        report.error(f"{quoted(str(place))} {spell(context) if spell else text}", node.span)
+
+
+def _fields(path: tree.Path) -> list[str]:
+    """The keys that are allowed beside the last one of `path`."""
+    inside: dict[str, type[BaseModel]] = {"params": Param, "train": Train}
+    owner = inside[str(path[0])] if len(path) > 1 else Description
+    return sorted(owner.model_fields)
+
+
+def _text(node: tree.Node) -> str:
+    return node.text[:64] if isinstance(node, tree.Scalar) else ""
+
+
+def _found(node: tree.Node) -> str:
+    if isinstance(node, tree.Mapping):
+        return "a mapping"
+    if isinstance(node, tree.Sequence):
+        return "a list"
+    return "nothing" if node.value is None else quoted(node.text)
+
+
+_MENU = re.compile(r"'([^']*)'")
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+_BOUNDS: dict[str, Callable[[Any], str]] = {
+    "greater_than": lambda c: f"must be greater than {c['gt']:g}",
+    "greater_than_equal": lambda c: f"must be at least {c['ge']:g}",
+    "less_than": lambda c: f"must be less than {c['lt']:g}",
+    "less_than_equal": lambda c: f"must be at most {c['le']:g}",
+    "too_short": lambda c: f"must have at least {c['min_length']} entry",
+    "too_long": lambda c: f"must have at most {c['max_length']} entries",
+}
