@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gptc.ir.body import INDICES
 from gptc.ir.graph import Graph
@@ -46,8 +46,8 @@ NEIGHBOURS = {
 class Fuse:
     """See the module docstring."""
 
-    name = "fuse"
-    stages = ("fused", "fused")
+    name: ClassVar[str] = "fuse"
+    stages: ClassVar[tuple[str, str]] = ("fused", "fused")
 
     max_operands: int = 16
     """Most tensors a region may read and make."""
