@@ -47,8 +47,18 @@ class KernelSpec:
         return f"{self.stem}_{self.digest[:6]}"
 
 
-Argument = Value | int | float
-"""A call's argument: a tensor's address, or a number."""
+@dataclass(frozen=True)
+class Element:
+    """The address of one element of a tensor: a part of it that a kernel takes as an argument of its own."""
+
+    value: Value
+    index: int
+    """Counted in elements from the tensor's first."""
+
+
+Argument = Value | Element | tuple[Value, ...] | int | float
+"""A call's argument: a tensor's address, an address inside it, an array of addresses (`const float *const *`), or a
+number."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""Templates to C text: the one Jinja environment, the templates' contracts, and the law that output keeps.
+
+A template begins with a comment that says what it needs (`templates/README.md`).  A kernel spec must supply
+exactly that, and every string in it must be plain C made by this package: text of a user's model reaches a
+kernel through `c_ident` or inside a comment, never otherwise, and is never rendered as a template.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+
+from gptc.codegen.filters import c_comment, c_float, c_ident, c_int, check_code
+from gptc.codegen.kernel import KernelSpec, Parameter
+from gptc.errors import InternalError
+from gptc.resources import template_dir
+
+LINE = 120
+"""Longest line of an argument list."""
+
+RENDERED = ("name", "header", "signature")
+"""Parameters that rendering itself supplies."""
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The environment of every template: an undefined name is an error, blocks leave no blank lines."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_dir()),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    made.filters.update(c_ident=c_ident, c_int=c_int, c_float=c_float, c_comment=c_comment)
+    return made
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A template's header: what it is, what it must be given, what may be tuned, what the caller guarantees."""
+
+    kernel: str
+    params: tuple[str, ...]
+    args: tuple[str, ...]
+    """Names of arguments in order; `operands...` stands for any number."""
+    tune: str
+    needs: str
+    line: int
+    """Where `params` stands."""
+
+
+_FIELD = re.compile(r"^  (kernel|params|args|tune|needs): *(.*(?:\n {10}.*)*)", re.MULTILINE)
+
+
+@cache
+def contract(template: str) -> Contract:
+    """The contract of `templates/<template>.j2`, such as `c/row.c`."""
+    path = template_dir() / f"{template}.j2"
+    if not path.is_file():
+        raise InternalError.of(f"there is no template {template}.j2")
+    text = path.read_text(encoding="utf-8")
+    head = re.match(r"\{#\n(.*?)\n#\}\n", text, re.DOTALL)
+    fields = {m[1]: re.sub(r"\s*\n\s*", " ", m[2]) for m in _FIELD.finditer(head[1])} if head else {}
+    if not {"kernel", "params"} <= fields.keys():
+        raise InternalError.of(f"{template}.j2:1: begins with no contract: {{# kernel: ... params: ... #}}")
+    line = 1 + text[: text.index("params:")].count("\n")
+
+    def names(field: str) -> tuple[str, ...]:
+        return tuple(n.strip() for n in fields.get(field, "").split(",") if n.strip() not in ("", "-"))
+
+    tune, needs = fields.get("tune", ""), fields.get("needs", "")
+    return Contract(fields["kernel"], names("params"), names("args"), tune, needs, line)
+
+
+def render(template: str, **params: Any) -> str:
+    """`templates/<template>.j2` with `params`, which must be exactly those of its contract."""
+    declared = contract(template)
+    if extra := sorted(params.keys() ^ set(declared.params)):
+        verb = "does not declare" if extra[0] in params else "needs"
+        raise InternalError.of(f"{template}.j2:{declared.line}: {verb} the parameter {extra[0]!r}")
+    try:
+        text = environment().get_template(f"{template}.j2").render(**params)
+    except jinja2.TemplateError as error:
+        raise InternalError.of(f"{_place(error, template)}: {error}") from error
+    return tidy(text)
+
+
+def _place(error: BaseException, template: str) -> str:
+    """Template and line that raised `error`."""
+    root = str(template_dir())
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"{error.name}:{error.lineno}"
+    return f"{frames[-1].filename[len(root) + 1 :]}:{frames[-1].lineno}" if frames else f"{template}.j2"
+
+
+@cache
+def identifiers(template: str) -> frozenset[str]:
+    """Words of C in a template and the files it includes: names that a spec must not give to anything."""
+    text = (template_dir() / f"{template}.j2").read_text(encoding="utf-8")
+    included = re.findall(r'\{% include "([\w/.]+)\.j2" %\}', text)
+    code = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|//[^\n]*", " ", text, flags=re.DOTALL)
+    return frozenset(re.findall(r"[A-Za-z_]\w*", code)).union(*map(identifiers, included))
+
+
+def tidy(text: str) -> str:
+    """The white space every emitted file has: none at the end of a line, one blank line at most, one last newline."""
+    lines = [line.rstrip() for line in text.strip("\n").split("\n")]
+    return "\n".join(b for a, b in zip(["", *lines], lines, strict=False) if a or b) + "\n"
+
+
+def render_kernel(target: str, spec: KernelSpec, header: Sequence[str]) -> str:
+    """The source of one kernel, its provenance (`header`) in comments above it."""
+    template = f"{target}/{spec.template}.{target}"
+    declared = contract(template)
+    _check_args(template, declared, spec.signature)
+    supplied: dict[str, Any] = {
+        "name": c_ident(spec.name),
+        "header": [c_comment(line) for line in header],
+        "signature": signature_lines(spec.signature),
+    }
+    for value in spec.params.values():
+        _check(value)
+    return render(template, **{n: v for n, v in supplied.items() if n in declared.params}, **spec.params)
+
+
+def _check(value: Any) -> None:
+    """Every string inside a parameter is plain C."""
+    if isinstance(value, str):
+        check_code(value)
+    elif isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            _check(item)
+    elif isinstance(value, Iterable):
+        for item in value:
+            _check(item)
+
+
+def _check_args(template: str, declared: Contract, signature: Sequence[Parameter]) -> None:
+    """The spec's signature has the arguments that the template spells, in order."""
+    pattern = ",".join(r"(?:\w+,)*?" if a.endswith("...") else re.escape(a) + "," for a in declared.args)
+    pattern = pattern.replace("?,", "?").replace(",,", ",")
+    given = "".join(f"{p.name}," for p in signature)
+    if not re.fullmatch(pattern, given):
+        raise InternalError.of(f"{template}.j2: takes ({', '.join(declared.args)}), the spec has ({given.rstrip(',')})")
+
+
+def signature_lines(signature: Sequence[Parameter]) -> list[str]:
+    """A C argument list: tensors one a line with their shapes, then the integers."""
+    tensors = [p for p in signature if "*" in p.ctype]
+    numbers = [p for p in signature if "*" not in p.ctype]
+    last = signature[-1] if signature else None
+    heads = [f"{p.ctype}{p.name}{'' if p is last else ','}" for p in tensors]
+    width = max(map(len, heads), default=0)
+    lines = [f"{h:{width}s} // {p.comment}" if p.comment else h for h, p in zip(heads, tensors, strict=True)]
+    row = ""
+    for p in numbers:
+        word = f"{p.ctype} {p.name}{'' if p is last else ','}"
+        if row and len(row) + len(word) > LINE - 5:
+            lines.append(row)
+            row = ""
+        row = f"{row} {word}" if row else word
+    return [*lines, row] if row else lines

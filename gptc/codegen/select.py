@@ -1,0 +1,142 @@
+"""From a node of a planned graph to a kernel and the call of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gptc.codegen.kernel import Argument, Call, Element, KernelSpec, Parameter
+from gptc.codegen.render import contract
+from gptc.codegen.select_column import select_column
+from gptc.codegen.select_gemm import select_gemm
+from gptc.codegen.select_map import select_map
+from gptc.codegen.select_row import select_row
+from gptc.codegen.target import Target
+from gptc.errors import InternalError
+from gptc.ir.graph import Node, Value
+from gptc.ir.ops.attention import Attention, AttentionGrad
+from gptc.ir.ops.optimizer import AdamW
+from gptc.ir.types import DType, TensorType
+
+
+def select(node: Node, target: Target) -> Call | None:
+    """The call that computes `node`; None for leaves and views, which are places and no work."""
+    if node.op.kernel is None:
+        return None
+    if node.op.name not in SELECTORS:
+        raise InternalError.of(f"target {target.name} has no kernel for {node.op.name}", node.span)
+    return SELECTORS[node.op.name](node, target)
+
+
+Params = dict[str, object]
+
+
+def _fixed(node: Node, arguments: tuple[Argument, ...], params: Params | None = None, stem: str = "") -> Call:
+    """A call of a template that always has the same arguments, named by its contract."""
+    template = node.op.kernel or ""
+    args = contract(f"c/{template}.c").args
+    if len(args) != len(arguments):
+        raise InternalError.of(f"{template} takes {len(args)} arguments, got {len(arguments)}")
+    results = {id(v) for v in node.results}
+    signature = tuple(Parameter(name, _ctype(value, results)) for name, value in zip(args, arguments, strict=True))
+    return Call(node, KernelSpec(template, stem or template, params or {}, signature), arguments)
+
+
+def _ctype(argument: Argument, results: set[int]) -> str:
+    if isinstance(argument, int | float):
+        return "int64_t" if isinstance(argument, int) else "float"
+    if isinstance(argument, tuple):
+        return "const float *const *"
+    value = argument.value if isinstance(argument, Element) else argument
+    if value.type.dtype is DType.i32:
+        return "const int32_t *"
+    if value.type.dtype is not DType.f32:
+        raise InternalError.of(f"target c has no kernel that takes %{value.name}: {value.type}")
+    return "float *" if id(value) in results else "const float *"
+
+
+def _embedding(node: Node, target: Target) -> Call:
+    w, ids = node.operands
+    return _fixed(node, (w, ids, *node.results, ids.type.count, int(w.type.shape[1])))
+
+
+def _scatter_add(node: Node, target: Target) -> Call:
+    base, ids, dy = node.operands
+    rows, cols = map(int, base.type.shape)
+    return _fixed(node, (base, ids, dy, *node.results, rows, ids.type.count, cols))
+
+
+def _adamw(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, AdamW)
+    stem = "adamw_decay" if node.op.weight_decay else "adamw"
+    return _fixed(node, (*node.operands, *node.results, node.operands[0].type.count), node.op.attributes(), stem)
+
+
+def _sum_squares(node: Node, target: Target) -> Call:
+    (x,) = node.operands
+    return _fixed(node, (x, *node.results, x.type.count))
+
+
+def _global_norm(node: Node, target: Target) -> Call:
+    return _fixed(node, (node.operands, *node.results, len(node.operands)))
+
+
+def _attention(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, Attention)
+    q, k, v = node.operands
+    strides = _strides(q.type, k.type, v.type, node.results[0].type)
+    params: Params = {"causal": node.op.causal, "scale": node.op.scale, "MR": target.attention_rows}
+    arguments = (*node.operands, *node.results, *_heads(q, k), *strides)
+    return _fixed(node, arguments, params, "attention_causal" if node.op.causal else "")
+
+
+def _attention_grad(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, AttentionGrad)
+    dout, q, k, v, out, _ = node.operands
+    grads: tuple[Argument, ...] = node.results
+    kinds = [g.type for g in node.results]
+    if node.op.packed:
+        grads, kinds = _unpack(node.results[0], q.type, k.type)
+    strides = _strides(*(x.type for x in (dout, q, k, v, out)), *kinds)
+    params: Params = {"causal": node.op.causal, "scale": node.op.scale, "MR": target.attention_rows}
+    arguments: tuple[Argument, ...] = (*node.operands, *grads, *_heads(q, k), *strides)
+    return _fixed(node, arguments, params, "attention_causal_grad" if node.op.causal else "")
+
+
+def _unpack(packed: Value, q: TensorType, k: TensorType) -> tuple[tuple[Element, ...], list[TensorType]]:
+    """Where dq, dk and dv lie in [B, T, (H + 2 Hkv) D], each as [B, heads, T, D]."""
+    width = int(packed.type.shape[-1])
+    length, size = map(int, q.shape[2:])
+    heads, few = int(q.shape[1]), int(k.shape[1])
+    starts = (0, heads * size, (heads + few) * size)
+    strides = (length * width, size, width, 1)
+    kinds = [TensorType.of(x.dtype, x.shape, strides) for x in (q, k, k)]
+    return tuple(Element(packed, start) for start in starts), kinds
+
+
+def _heads(q: Value, k: Value) -> tuple[int, ...]:
+    """B, H, Hkv, T, D."""
+    batch, heads, length, size = map(int, q.type.shape)
+    return batch, heads, int(k.type.shape[1]), length, size
+
+
+def _strides(*kinds: TensorType) -> tuple[int, ...]:
+    """Strides of b, h and t for each of [B, heads, T, D]; those of d are 1."""
+    for kind in kinds:
+        if kind.steps[-1] != 1 and kind.shape[-1] != 1:
+            raise InternalError.of(f"attention reads whole vectors of D adjacent elements, got {kind}")
+    return tuple(step for kind in kinds for step in kind.steps[:3])
+
+
+SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
+    "map": lambda node, target: select_map(node),
+    "row": lambda node, target: select_row(node),
+    "column": lambda node, target: select_column(node),
+    "gemm": select_gemm,
+    "embedding": _embedding,
+    "scatter_add": _scatter_add,
+    "adamw": _adamw,
+    "sum_squares": _sum_squares,
+    "global_norm": _global_norm,
+    "attention": _attention,
+    "attention_grad": _attention_grad,
+}

@@ -1,0 +1,138 @@
+"""Matrix products with an epilogue: strides of the three matrices, batches, and what the epilogue reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gptc.codegen.kernel import Call, KernelSpec, Parameter
+from gptc.codegen.loops import Strides, collapse
+from gptc.codegen.operands import Names, live
+from gptc.codegen.render import identifiers
+from gptc.codegen.scalar import Block, Expr
+from gptc.codegen.stems import stem
+from gptc.codegen.target import Target
+from gptc.errors import InternalError
+from gptc.ir.graph import Node, Value
+from gptc.ir.ops.region import Gemm
+from gptc.ir.types import DType, TensorType
+
+SHAPES = {"full": "like C", "row": "[M]", "col": "[N]", "scalar": "[]"}
+SIZES = ("M", "N", "K", "lda", "ldb", "ldc", "batch0", "batch1", "sa0", "sa1", "sb0", "sb1", "sc0", "sc1")
+
+
+def select_gemm(node: Node, target: Target) -> Call:
+    """The call for a `gemm` region: template `matmul`."""
+    op = node.op
+    assert isinstance(op, Gemm)
+    for value in (*node.operands, *node.results):
+        if value.type.dtype is not DType.f32:
+            raise InternalError.of(f"target c multiplies f32, got %{value.name}: {value.type}", node.span)
+    a, b = (v.type for v in node.operands[:2])
+    product = op.product([v.type for v in node.operands])
+    form = Product.of(a, b, product, op.trans_a, op.trans_b)
+
+    names = Names(identifiers("c/matmul.c"))
+    acc, *rest = op.body.inputs
+    inputs = [
+        (names.new(name), _access(value.type, product, form), value)
+        for name, value in zip(rest, node.operands[2:], strict=True)
+    ]
+    results = [(names.new(n, "_out"), n, v) for n, v in zip(op.body.outputs, node.results, strict=True)]
+    values = {acc: Expr("acc"), **{n: Expr(c) for n, (c, _, _) in zip(rest, inputs, strict=True)}}
+    stmts = live(op.body)
+    block = Block(values, stmts, op.body.outputs, names.new)
+    for stmt in stmts:
+        block.add(stmt)
+
+    rows, columns = target.tile
+    spec = KernelSpec(
+        "matmul",
+        stem(node, form.name),
+        {
+            "trans_a": form.trans_a,
+            "trans_b": form.trans_b,
+            "MR": rows,
+            "NR": columns,
+            "inputs": [{"name": name, "access": access} for name, access, _ in inputs],
+            "results": [name for name, _, _ in results],
+            "body": block.lines,
+            "stores": [(name, block.values[output].text) for name, output, _ in results],
+        },
+        _signature(inputs, [name for name, _, _ in results]),
+    )
+    tensors = [*node.operands[:2], *(v for _, _, v in inputs), *(v for _, _, v in results)]
+    return Call(node, spec, (*tensors, *form.sizes))
+
+
+def _signature(inputs: Sequence[tuple[str, str, Value]], results: Sequence[str]) -> tuple[Parameter, ...]:
+    return (
+        Parameter("a", "const float *"),
+        Parameter("b", "const float *"),
+        *(Parameter(name, "const float *", SHAPES[access]) for name, access, _ in inputs),
+        *(Parameter(name, "float *", "[M, N]") for name in results),
+        *(Parameter(name, "int64_t") for name in SIZES),
+    )
+
+
+def _access(kind: TensorType, product: TensorType, form: Product) -> str:
+    """How the epilogue reads an operand: an element for each of the product, or one a row, a column, in all."""
+    if kind.strides is None:
+        if kind.shape == product.shape:
+            return "full"
+        if kind.count == 1:
+            return "scalar"
+        if kind.count == kind.shape[-1] == product.shape[-1]:
+            return "col"
+        if kind.shape == (*product.shape[:-1], 1) and form.sizes[6:8] == (1, 1):
+            return "row"
+    raise InternalError.of(f"the epilogue of a product {product} cannot read {kind}")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A batch of products in the terms of the template: which matrices lie transposed, and all sizes and strides."""
+
+    trans_a: bool
+    trans_b: bool
+    sizes: tuple[int, ...]
+    """In the order of SIZES."""
+
+    @property
+    def name(self) -> str:
+        return ("t" if self.trans_a else "n") + ("t" if self.trans_b else "n")
+
+    @classmethod
+    def of(cls, a: TensorType, b: TensorType, c: TensorType, trans_a: bool, trans_b: bool) -> Product:
+        """C = op(a) op(b).  A strided operand decides by its strides whether it counts as transposed."""
+        m, n, k = int(c.shape[-2]), int(c.shape[-1]), int(a.shape[-2 if trans_a else -1])
+        trans_a, lda = _leading(a, trans_a)
+        trans_b, ldb = _leading(b, trans_b)
+        lead = list(map(int, c.shape[:-2]))
+        batches: list[Strides] = [a.steps[:-2], b.steps[:-2] if b.rank > 2 else (0,) * len(lead), c.steps[:-2]]
+        if b.rank == 2 and not trans_a:
+            loops, (rows, _) = collapse([*lead, m], [(*batches[0], lda), (*batches[2], n)])
+            if len(loops) <= 1:
+                m, lead, batches = math.prod([*lead, m]), [], [(), (), ()]
+                lda = rows[0] if loops else lda
+        sizes, strides = collapse(lead, batches)
+        if len(sizes) > 2:
+            raise InternalError.of(f"batches of {a} and {b} need more than two loops")
+        ones = (1,) * (2 - len(sizes))
+        zeros = (0,) * (2 - len(sizes))
+        steps = [s for each in strides for s in (*zeros, *each)]
+        return cls(trans_a, trans_b, (m, n, k, lda, ldb, n, *ones, *sizes, *steps))
+
+
+def _leading(kind: TensorType, transposed: bool) -> tuple[bool, int]:
+    """Whether the last two axes count as transposed, and the stride between its rows.
+
+    `transposed` says so in terms of the axes; a view whose last axis is not dense is the transpose of what it says.
+    """
+    (rows, cols), (row_step, col_step) = kind.shape[-2:], kind.steps[-2:]
+    if cols == 1 or col_step == 1:
+        return transposed, row_step if rows > 1 else int(cols)
+    if rows == 1 or row_step == 1:
+        return not transposed, col_step
+    raise InternalError.of(f"a matrix must be dense along one axis, got {kind}")

@@ -1,0 +1,108 @@
+"""Row regions: a row is read once for each level of its reductions, then results are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from gptc.codegen.kernel import Call, KernelSpec
+from gptc.codegen.loops import Extents, table_accesses
+from gptc.codegen.operands import ELEMENT, ROW, RegionCode, Result, write
+from gptc.codegen.phases import Phase, levels, split
+from gptc.codegen.render import identifiers
+from gptc.codegen.scalar import ATOM, Block, Expr, spell
+from gptc.codegen.stems import stem
+from gptc.ir.body import REDUCTIONS, Stmt
+from gptc.ir.graph import Node
+
+SIZES = {"i": "rows", "j": "cols"}
+START = {"row_sum": "0", "row_mean": "0", "row_max": "-INFINITY"}
+OPERATOR = {"row_sum": "+", "row_mean": "+", "row_max": "max"}
+
+
+def select_row(node: Node) -> Call:
+    """The call for a `row` region.  Results are contiguous; operands may be strided or broadcast."""
+    code = RegionCode(node, identifiers("c/row.c") | {"j", "at"})
+    accesses = table_accesses([o.pointer for o in code.operands], code.space, [o.strides for o in code.operands], 1)
+    code.place(accesses)
+    cols = int(code.space[-1])
+    extents: Extents = (("rows", math.prod(map(int, code.space[:-1]))), ("cols", cols))
+    full = [r for r in code.results if int(r.tensor.type.shape[-1]) == cols]
+    passes = _Passes(code, full)
+    params = passes.params()
+    shapes = ["[rows, cols]" if r in full else "[rows]" for r in code.results]
+    spec = KernelSpec("row", stem(node), params, code.signature(SIZES, shapes, extents))
+    return Call(node, spec, code.arguments(extents))
+
+
+class _Passes:
+    """Writes the lines of one row kernel."""
+
+    def __init__(self, code: RegionCode, full: list[Result]) -> None:
+        self.code = code
+        self.full = full
+        self.stats = [r for r in code.results if r not in full]
+        varying = {name for name, depth in code.depth.items() if depth == ELEMENT}
+        self.phases = split(code.computed, varying, [r.value for r in full])
+        self.level = levels(code.computed)
+        self.outer = [s for s in code.computed if code.depth[s.result] < ELEMENT and s.fn not in REDUCTIONS]
+        self.buffers = {name: code.names.new(f"{name}_row") for phase in self.phases for name in phase.keeps}
+
+    def params(self) -> dict[str, object]:
+        code = self.code
+        function, row = code.outer_blocks()
+        begin = ["const int64_t at = i * cols;"] if code.reads_at or self.full else []
+        phases = []
+        for k, phase in enumerate(self.phases):
+            code.compute_outer(row, [s for s in self.outer if self.level[s.result] == k], ROW)
+            before, row.lines = row.lines, []
+            phases.append(self.phase(row, phase, before))
+        stores = self.stat_stores(row)
+        return {
+            "function_lines": function.lines,
+            "row_lines": begin,
+            "buffers": list(self.buffers.values()),
+            "phases": phases,
+            "row_stores": row.lines + stores,
+        }
+
+    def phase(self, row: Block, phase: Phase, before: list[str]) -> dict[str, object]:
+        """One loop, with what comes before and after it."""
+        stored = () if phase.reductions else tuple(r.value for r in self.full)
+        roots = (*stored, *phase.keeps)
+        block = self.code.block(row, (*phase.elements, *phase.reductions), roots)
+        for name in phase.finds:
+            block.values[name] = Expr(f"{self.buffers[name]}[j]")
+        names = {a for s in (*phase.elements, *phase.reductions) for a in s.args if isinstance(a, str)} | set(stored)
+        self.code.load_elements(block, names - set(phase.finds))
+        for stmt in phase.elements:
+            block.add(stmt, named=stmt.result in phase.keeps)
+        lines = [f"{self.buffers[name]}[j] = {block.values[name].text};" for name in phase.keeps]
+        lines += [self.update(row, block, stmt) for stmt in phase.reductions]
+        if stored:
+            lines += self.code.stores(block, self.full, "at + j")
+        return {
+            "before": [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)],
+            "clauses": "".join(f" reduction({op} : {', '.join(v)})" for op, v in self.clauses(phase).items()),
+            "lines": block.lines + lines,
+            "after": [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"],
+        }
+
+    def clauses(self, phase: Phase) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for stmt in phase.reductions:
+            found.setdefault(OPERATOR[stmt.fn], []).append(self.code.local(stmt.result))
+        return found
+
+    def update(self, row: Block, block: Block, stmt: Stmt) -> str:
+        """Add the element to a reduction, whose result the row knows from then on."""
+        total = self.code.local(stmt.result)
+        row.values[stmt.result] = Expr(total, ATOM)
+        element = spell(Stmt(stmt.result, "copy", stmt.args), block.values.__getitem__)
+        if stmt.fn == "row_max":
+            return f"{total} = {element.text} > {total} ? {element.text} : {total};"
+        return f"{total} += {element.text};"
+
+    def stat_stores(self, row: Block) -> list[str]:
+        """Results that are one number a row, stored when nothing reads the row's operands any more."""
+        return [write(r.tensor.type.dtype, f"{r.pointer}[i]", row.values[r.value]) for r in self.stats]
