@@ -41,7 +41,7 @@ def instruction_sets() -> dict[str, Isa]:
         sets["avx512"] = Isa(16, 8, 48, ("-march=native", "-mprefer-vector-width=512"))
     if "__AVX2__" in query.stdout:
         sets["avx2"] = Isa(8, 4, 24, ("-march=x86-64-v3",))
-    sets["narrow"] = Isa(4, 8, 12, ("-march=x86-64-v2",) if "__x86_64__" in query.stdout else ("-march=native",))
+    sets["narrow"] = Isa(4, 4, 12, ("-march=x86-64-v2",) if "__x86_64__" in query.stdout else ("-march=native",))
     return sets
 
 
