@@ -1,0 +1,290 @@
+"""The artefact: every file of the folder that a compilation leaves, as text.
+
+Reads: planned programs, their kernel calls, and what the model says of itself.  Leaves: path -> text, the same
+bytes for the same input.  Does not: touch the disk (`write_artefact` does only that), build or run anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gptc
+from gptc.codegen.filters import c_comment
+from gptc.codegen.kernel import Call, KernelSpec
+from gptc.codegen.manifest import (
+    FORMAT,
+    Json,
+    lasting_tensors,
+    memory_json,
+    param_json,
+    plan_json,
+    program_json,
+    segment_sizes,
+    tensor_json,
+    to_json,
+)
+from gptc.codegen.program import Identifiers, Program, Speller, Tensor, enumerators, quote, wrap
+from gptc.codegen.render import render, render_kernel
+from gptc.codegen.trainer import trainer_files
+from gptc.errors import GptcError, StorageError
+from gptc.ir.graph import Node
+from gptc.ir.ops.leaf import Buffer, Input
+from gptc.ir.text import print_graphs
+from gptc.options import Options
+from gptc.passes.memory import MemoryReport
+
+LIBRARY = "libmodel.so"
+LIBS = ("-lm",)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What an artefact tells about its model beyond the graphs."""
+
+    name: str
+    dims: Mapping[str, int]
+    """Resolved dims; B, T and V among them."""
+    tokenizer: str
+    train: Mapping[str, Any]
+    """The resolved `train:` section; empty for inference."""
+    sources: Mapping[str, str]
+    """Text of the model files by the name that spans use, to quote from."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """An artefact in memory.  `name` is that of its folder."""
+
+    name: str
+    files: Mapping[str, str]
+
+
+def emit(
+    programs: Sequence[Program], reports: Sequence[MemoryReport], model: Model, options: Options,
+    flags: Sequence[str], vec: int,
+) -> Emitted:  # fmt: skip
+    """All files.
+
+    `reports` are the planner's, one a program; `flags` are the C compiler's; `vec` is the floats in a vector register.
+    """
+    facts = _Facts(tuple(programs), model, options, tuple(flags), memory_json(reports))
+    plans = [plan_json(program, report) for program, report in zip(programs, reports, strict=True)]
+    files = {
+        "Makefile": _render("Makefile", compiler=options.compiler, flags=" ".join(flags), libs=" ".join(LIBS),
+                            trains=facts.trains),
+        "graph.gir": print_graphs(program.graph for program in programs),
+        "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes()),
+        "include/model.h": _model_h(facts),
+        "include/support.h": render("c/support.h", VEC=vec),
+        "plan.json": to_json({"segments": facts.sizes, "programs": plans}),
+        "programs/after.c": _render("after.c"),
+    }  # fmt: skip
+    for kernel, spec in facts.specs.items():
+        files[f"kernels/{kernel}.c"] = render_kernel(options.target, spec, facts.uses(kernel))
+    files |= _program_files(facts)
+    if facts.trains:
+        files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps)
+    digest = _digest(files, model, options)
+    name = f"{model.name}-{options.target}-{digest}"
+    files["README.md"] = _readme(facts, name)
+    files["manifest.json"] = to_json(_manifest(facts, digest, files))
+    return Emitted(name, dict(sorted(files.items())))
+
+
+def _digest(files: Mapping[str, str], model: Model, options: Options) -> str:
+    """12 hex digits over all that decides the folder's contents."""
+    parts = [gptc.__version__, model.name, repr(sorted(options.to_json().items())), repr(sorted(files.items()))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def _render(template: str, **context: Any) -> str:
+    return render(f"c/program/{template}", **context)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What several files need to know."""
+
+    programs: tuple[Program, ...]
+    model: Model
+    options: Options
+    flags: tuple[str, ...]
+    memory: Json
+
+    @property
+    def trains(self) -> bool:
+        return self.options.mode == "train"
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        return segment_sizes(self.programs)
+
+    @cached_property
+    def tensors(self) -> list[tuple[Tensor, Node]]:
+        return lasting_tensors(self.programs)
+
+    @cached_property
+    def params(self) -> list[tuple[Tensor, Buffer]]:
+        return [(t, n.op) for t, n in self.tensors if t.place.segment == "params" and isinstance(n.op, Buffer)]
+
+    @cached_property
+    def ports(self) -> list[tuple[Tensor, bool]]:
+        """Inputs and outputs, and whether the caller sets them."""
+        return [(t, isinstance(n.op, Input)) for t, n in self.tensors if t.place.segment == "io"]
+
+    @cached_property
+    def specs(self) -> dict[str, KernelSpec]:
+        """Kernels by name, each once, in the order of their first call."""
+        return {call.kernel.name: call.kernel for program in self.programs for call in program.calls}
+
+    def calls(self, kernel: str) -> list[tuple[Program, Call]]:
+        return [(p, call) for p in self.programs for call in p.calls if call.kernel.name == kernel]
+
+    def uses(self, kernel: str) -> list[str]:
+        """The header of a kernel: how often each program calls it, and for which lines of the model."""
+        calls = self.calls(kernel)
+        counts = Counter(program.name for program, _ in calls)
+        where = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        quotes = dict.fromkeys(quote(call.node.span, self.model.sources) for _, call in calls)
+        return [f"{kernel}: {len(calls)} calls ({where})", *(f"  {c_comment(line)}" for line in quotes if line)]
+
+    def prototypes(self) -> list[str]:
+        """Lines that declare all kernels, by name."""
+        lines: list[str] = []
+        for name, spec in sorted(self.specs.items()):
+            lines += wrap(f"void {name}(", [f"{p.ctype} {p.name}".replace("* ", "*") for p in spec.signature], ");")
+        return lines
+
+
+def _model_h(facts: _Facts) -> str:
+    ports = [
+        (f"GPTC_{tensor.name.upper()}", tensor.place.offset, f"{tensor.type}, {'in' if given else 'out'}")
+        for tensor, given in facts.ports
+    ]
+    return _render(
+        "model.h", model=facts.model.name, dims=[(d, facts.model.dims[d]) for d in ("B", "T", "V")], sizes=facts.sizes,
+        ports=enumerators(ports), functions=[p.function for p in facts.programs], micro_steps=facts.options.micro_steps,
+    )  # fmt: skip
+
+
+def _program_files(facts: _Facts) -> dict[str, str]:
+    """The programs, and the header that names the places of lasting tensors."""
+    identifiers = Identifiers([*facts.specs, *(program.function for program in facts.programs)])
+    shared: dict[tuple[str, int], str] = {}
+    rows: dict[str, list[tuple[str, int, str]]] = {}
+    for tensor, _ in facts.tensors:
+        place, name = tensor.place, identifiers(tensor.name)
+        shared[place.segment, place.offset] = name
+        rows.setdefault(place.segment, []).append((name, place.offset, c_comment(str(tensor.type))))
+    sections = {segment: enumerators(each) for segment, each in rows.items()}
+    files = {"include/offsets.h": _render("offsets.h", sections=sections)}
+    dims = facts.model.dims
+    for program in facts.programs:
+        speller = Speller(program, shared, Identifiers(identifiers.taken), facts.model.sources)
+        title = f"{program.name} of {facts.model.name}, B {dims['B']}, T {dims['T']}: {len(program.calls)} kernel calls"
+        files[f"programs/{program.name}.c"] = _render(
+            "program.c", title=title, function=program.function, arena=speller.arena(), lines=speller.lines(),
+            segments=speller.segments(),
+        )  # fmt: skip
+    return files
+
+
+def _readme(facts: _Facts, name: str) -> str:
+    kernels = [(kernel, len(facts.calls(kernel))) for kernel in sorted(facts.specs)]
+    weights = sum(t.type.count for t, _ in facts.params)
+    return _render(
+        "README.md", folder=name, model=facts.model, options=facts.options, programs=facts.programs, kernels=kernels,
+        sizes=facts.sizes, memory=facts.memory, weights=weights, trains=facts.trains,
+    )  # fmt: skip
+
+
+def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
+    units = [path for path in sorted(files) if path.startswith(("kernels/", "programs/"))]
+    ports = [tensor_json(t) | {"direction": "in" if given else "out"} for t, given in facts.ports]
+    train = {"train": dict(facts.model.train)} if facts.trains else {}
+    return {
+        "format": FORMAT,
+        "gptc": gptc.__version__,
+        "model": facts.model.name,
+        "target": facts.options.target,
+        "hash": digest,
+        "dims": dict(facts.model.dims),
+        "tokenizer": facts.model.tokenizer,
+        "options": facts.options.to_json(),
+        "segments": facts.sizes,
+        "params": [param_json(tensor, op) for tensor, op in facts.params],
+        "state": [tensor_json(t) for t, _ in facts.tensors if t.place.segment == "state"],
+        "io": ports,
+        "programs": [program_json(program) for program in facts.programs],
+        **train,
+        "micro_steps": facts.options.micro_steps,
+        "memory": facts.memory,
+        "build": {
+            "compiler": facts.options.compiler,
+            "flags": list(facts.flags),
+            "libs": list(LIBS),
+            "library": LIBRARY,
+            "units": units,
+        },
+        "files": {path: hashlib.sha256(files[path].encode()).hexdigest() for path in sorted(files)},
+    }
+
+
+def write_artefact(emitted: Emitted, parent: Path) -> Path:
+    """Write the folder `parent/<name>`, whole or not at all, and return it.
+
+    A folder that already holds these files is left as it is, with whatever `make` has added to it.
+    StorageError when it cannot be written; then nothing stays behind.
+    """
+    folder = parent / emitted.name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        if _holds(folder, emitted.files):
+            return folder
+        temporary = Path(tempfile.mkdtemp(prefix=f".{emitted.name}.", dir=parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        for name, text in emitted.files.items():
+            path = temporary / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        temporary.chmod(0o755)
+        _replace(temporary, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _holds(folder: Path, files: Mapping[str, str]) -> bool:
+    """Whether every one of `files` is in the folder with exactly this text."""
+    try:
+        return all((folder / name).read_bytes() == text.encode() for name, text in files.items())
+    except OSError:
+        return False
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Put a complete folder in its place; one that is already there moves aside first, then goes."""
+    if folder.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        folder.rename(aside / "old")
+        temporary.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        temporary.rename(folder)
+
+
+def _unwritable(folder: Path, error: OSError) -> GptcError:
+    message = f"{folder}: cannot write: {error.strerror or error}"
+    return StorageError.of(message, None, "free some space, or choose another folder with --out")

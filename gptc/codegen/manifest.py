@@ -1,0 +1,145 @@
+"""What an artefact says about itself: `manifest.json` for the runtime, `plan.json` for people and tools.
+
+Both are plain data with a fixed order of keys, so that the same compilation prints the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gptc.codegen.program import Program, Tensor
+from gptc.errors import InternalError
+from gptc.ir.graph import Node
+from gptc.ir.ops.leaf import Buffer, Input
+from gptc.passes.memory import MemoryReport
+
+ALIGNMENT = 64
+FORMAT = 1
+WIDTH = 120
+
+Json = dict[str, Any]
+
+
+def lasting_tensors(programs: Sequence[Program]) -> list[tuple[Tensor, Node]]:
+    """Every parameter, state tensor, input and output of all programs once, by segment and offset.
+
+    The node is the leaf that declares it, or for an output the node that computes it.
+    """
+    found: dict[str, tuple[Tensor, Node]] = {}
+    for program in programs:
+        for node in program.graph.nodes:
+            if isinstance(node.op, (Buffer, Input)):
+                _enter(found, Tensor(node.op.key, node.results[0].type, program.place(node.results[0])), node)
+        buffers = {n.op.key for n in program.graph.nodes if isinstance(n.op, Buffer)}
+        for output in program.graph.outputs:
+            if output.name not in buffers:
+                tensor = Tensor(output.name, output.value.type, program.place(output.value))
+                _enter(found, tensor, program.graph.producer[output.value.name])
+    order = ("params", "state", "io")
+    return sorted(found.values(), key=lambda each: (order.index(each[0].place.segment), each[0].place.offset))
+
+
+def _enter(found: dict[str, tuple[Tensor, Node]], tensor: Tensor, node: Node) -> None:
+    other = found.setdefault(tensor.name, (tensor, node))[0]
+    if (other.place, other.type) != (tensor.place, tensor.type):
+        raise InternalError.of(f"{tensor.name} is {other.type} at {other.place} and {tensor.type} at {tensor.place}")
+
+
+def segment_sizes(programs: Sequence[Program]) -> dict[str, int]:
+    """Bytes of each segment: the furthest that any program reaches, rounded up to the alignment."""
+    ends = {"params": 0, "state": 0, "io": 0, "arena": 0}
+    for program in programs:
+        for value in program.values:
+            place = program.place(value)
+            ends[place.segment] = max(ends[place.segment], place.offset + value.type.span * value.type.dtype.size)
+    return {name: -(-end // ALIGNMENT) * ALIGNMENT for name, end in ends.items()}
+
+
+def tensor_json(tensor: Tensor) -> Json:
+    return {
+        "name": tensor.name,
+        "segment": tensor.place.segment,
+        "offset": tensor.place.offset,
+        "shape": [int(d) for d in tensor.type.shape],
+        "dtype": str(tensor.type.dtype),
+    }
+
+
+def param_json(tensor: Tensor, op: Buffer) -> Json:
+    """A parameter, with how it begins and whether weight decay applies."""
+    valid = list(op.valid or op.shape)
+    return tensor_json(tensor) | {"init": init_json(op.init), "valid": valid, "decay": op.decay}
+
+
+def init_json(text: str) -> Json:
+    """`normal(0.02)` -> `{"kind": "normal", "std": 0.02}`."""
+    match = re.fullmatch(r"(\w+)(?:\(([^)]*)\))?", text.strip())
+    fields = {"normal": ("std",), "uniform": ("low", "high"), "zeros": (), "ones": (), "constant": ("value",)}
+    numbers = [float(n) for n in (match[2] or "").split(",") if n.strip()] if match else []
+    if match is None or match[1] not in fields or len(numbers) != len(fields[match[1]]):
+        raise InternalError.of(f"not an initialisation: {text!r}")
+    return {"kind": match[1], **dict(zip(fields[match[1]], numbers, strict=True))}
+
+
+def program_json(program: Program) -> Json:
+    """The C function, and the ports that it reads and writes."""
+    inputs = [n.op.key for n in program.graph.nodes if isinstance(n.op, Input)]
+    outputs = [o.name for o in program.graph.outputs if program.place(o.value).segment == "io"]
+    return {
+        "name": program.name,
+        "function": program.function,
+        "inputs": inputs,
+        "outputs": outputs,
+        "calls": len(program.calls),
+    }
+
+
+def memory_json(reports: Sequence[MemoryReport]) -> Json:
+    """Bytes that the largest program needs in the arena, could not do without, and would need without sharing."""
+    largest = max(reports, key=lambda r: r.arena)
+    return {name: getattr(largest, name) for name in ("arena", "lower_bound", "sum_of_tensors")}
+
+
+def plan_json(program: Program, report: MemoryReport) -> Json:
+    """Every value of a program: its place, its type, and the calls between which it lives."""
+    values: list[Json] = []
+    for value in program.values:
+        place, (first, last) = program.place(value), program.live[value.name]
+        values.append(
+            {
+                "name": value.name,
+                "segment": place.segment,
+                "offset": place.offset,
+                "bytes": value.type.span * value.type.dtype.size,
+                "shape": [int(d) for d in value.type.shape],
+                "strides": list(value.type.steps),
+                "dtype": str(value.type.dtype),
+                "first": first,
+                "last": last,
+            }
+        )
+    return {"name": program.name, "calls": len(program.calls), "memory": memory_json([report]), "values": values}
+
+
+def to_json(data: Json) -> str:
+    """JSON for people: what is short stays on one line, and so does each record of a list."""
+    return _print(data, 0, record=False) + "\n"
+
+
+def _print(data: Any, depth: int, record: bool) -> str:
+    flat = json.dumps(data, allow_nan=False)
+    if not isinstance(data, (dict, list)) or len(flat) + 2 * depth <= WIDTH:
+        return flat
+    pad = "  " * (depth + 1)
+    if isinstance(data, dict):
+        if record and not any(isinstance(each, list) and each and isinstance(each[0], dict) for each in data.values()):
+            return flat
+        inside = [f"{json.dumps(key)}: {_print(value, depth + 1, record=False)}" for key, value in data.items()]
+        opening, closing = "{", "}"
+    else:
+        inside = [_print(each, depth + 1, record=isinstance(each, dict)) for each in data]
+        opening, closing = "[", "]"
+    return opening + "\n" + ",\n".join(pad + each for each in inside) + "\n" + "  " * depth + closing

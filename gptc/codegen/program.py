@@ -1,0 +1,213 @@
+"""A program as C text: its kernel calls in order, with named offsets instead of numbers.
+
+Reads: a planned graph and the `Call`s selected for it.  Leaves: lines for `programs/<name>.c`.
+Does not: decide where anything lives, or which kernel computes it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from gptc.codegen.filters import c_comment, c_float, c_ident, c_int
+from gptc.codegen.kernel import Argument, Call
+from gptc.errors import InternalError, Span
+from gptc.ir.graph import Graph, Node, Placement, Value
+from gptc.ir.ops.leaf import Constant
+from gptc.ir.ops.shape import View
+from gptc.ir.types import TensorType
+
+SEGMENTS = ("params", "state", "io", "arena")
+WIDTH = 120
+
+LOCAL = frozenset((*SEGMENTS, "m", "AFTER", "MODEL_H", "OFFSETS_H", "KERNELS_H"))
+"""Names that every program source uses for something else."""
+
+LIBRARY = re.compile(r"GPTC_\w+|u?int\w*_t|U?INT\w*|\w+_(MAX|MIN|WIDTH|C)")
+"""Names of <stdint.h>, the only library header that program sources see, and of `model.h`."""
+
+
+class Identifiers:
+    """Different names become different C identifiers, alike where C allows it: `h.0.a` is `h_0_a`."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._of: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        if name not in self._of:
+            stem = c_ident(name)
+            if stem in LOCAL or LIBRARY.fullmatch(stem):
+                stem = f"{stem}_"
+            numbered = (f"{stem}_{n}" for n in itertools.count(2))
+            found = next(each for each in itertools.chain([stem], numbered) if each not in self._taken)
+            self._taken.add(found)
+            self._of[name] = found
+        return self._of[name]
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Every identifier in use."""
+        return frozenset(self._taken)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that outlives programs: a parameter, optimizer state, an input or output."""
+
+    name: str
+    type: TensorType
+    place: Placement
+
+
+@dataclass(frozen=True)
+class Program:
+    """A planned graph with the kernel calls it is made of, in order."""
+
+    graph: Graph
+    calls: tuple[Call, ...]
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+    @property
+    def function(self) -> str:
+        """The C function that runs it."""
+        return f"gptc_{self.name}"
+
+    @cached_property
+    def values(self) -> tuple[Value, ...]:
+        """Every value that lies in memory: all but the constants, which kernels spell."""
+        return tuple(v for n in self.graph.nodes if not isinstance(n.op, Constant) for v in n.results)
+
+    def place(self, value: Value) -> Placement:
+        """Where a value lives."""
+        if value.name not in self.graph.plan:
+            raise InternalError.of(f"%{value.name} of {self.name} has no place", self.graph.producer[value.name].span)
+        return self.graph.plan[value.name]
+
+    def root(self, value: Value) -> Value:
+        """The value whose memory this one shows: itself, unless it is a view."""
+        node = self.graph.producer[value.name]
+        return self.root(node.operands[0]) if isinstance(node.op, View) else value
+
+    @cached_property
+    def live(self) -> dict[str, tuple[int, int]]:
+        """Value name -> its first and last call, counting the uses of its views.
+
+        Tensors that outlive the program, outputs included, live to the last call.
+        """
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for number, call in enumerate(self.calls):
+            for value in call.node.results:
+                first[value.name] = last[value.name] = number
+            for value in call.node.operands:
+                for each in (value, self.root(value)):
+                    last[each.name] = number
+        end = max(0, len(self.calls) - 1)
+        for value in self.values:
+            root = self.root(value)
+            lasting = self.place(root).segment != "arena" or root.name in self.graph.output_names
+            first.setdefault(value.name, first.get(root.name, 0))
+            last[value.name] = end if lasting else last.get(value.name, first[value.name])
+        return {name: (first[name], last[name]) for name in first}
+
+
+def quote(span: Span | None, sources: Mapping[str, str]) -> str:
+    """`file:line  the line itself`, as far as known."""
+    if span is None:
+        return ""
+    lines = sources.get(span.file, "").splitlines()
+    text = lines[span.line - 1].strip() if 0 < span.line <= len(lines) else ""
+    return f"{span.file}:{span.line}  {text}".rstrip()
+
+
+@dataclass(frozen=True)
+class Speller:
+    """Spells the calls of one program.
+
+    `shared` has the identifier of every tensor that outlives programs, by segment and offset; `own` makes
+    the identifiers of what lives in the arena.
+    """
+
+    program: Program
+    shared: Mapping[tuple[str, int], str]
+    own: Identifiers
+    sources: Mapping[str, str]
+
+    def arena(self) -> list[str]:
+        """Enumerators for the values in the arena that calls mention, in the order of their first use."""
+        found: dict[str, tuple[str, int, str]] = {}
+        for call in self.program.calls:
+            for value in _values(call):
+                place = self.program.place(value)
+                if place.segment == "arena" and value.name not in found:
+                    first, last = self.program.live[self.program.root(value).name]
+                    note = c_comment(f"{value.type}, calls {first} to {last}")
+                    found[value.name] = (self.own(value.name), place.offset, note)
+        return enumerators(list(found.values()))
+
+    def segments(self) -> list[str]:
+        """The segments that the calls touch."""
+        touched = {self.program.place(v).segment for call in self.program.calls for v in _values(call)}
+        return [segment for segment in SEGMENTS if segment in touched]
+
+    def lines(self) -> list[str]:
+        """The body of the function: a heading for each part of the model, a comment for each of its lines."""
+        lines: list[str] = []
+        origin, source = None, None
+        for number, call in enumerate(self.program.calls):
+            node = call.node
+            if node.origin != origin:
+                origin, source = node.origin, None
+                lines += ["", f"// ---- {c_comment(origin)} ".ljust(WIDTH - 16, "-") if origin else "// ----"]
+            if quote(node.span, self.sources) != source:
+                source = quote(node.span, self.sources)
+                lines += [f"// {c_comment(source)}"] if source else []
+            lines += [*self._call(call), f"AFTER({number});"]
+        return lines[1:] if lines[:1] == [""] else lines
+
+    def _call(self, call: Call) -> list[str]:
+        return wrap(f"{call.kernel.name}(", [self._argument(a, call.node) for a in call.arguments], ");", WIDTH - 4)
+
+    def _argument(self, argument: Argument, node: Node) -> str:
+        if isinstance(argument, Value):
+            return self._address(argument)
+        return c_int(argument) if isinstance(argument, int) else c_float(argument)
+
+    def _address(self, value: Value) -> str:
+        place = self.program.place(value)
+        if place.segment == "arena":
+            return f"arena + {self.own(value.name)}"
+        if name := self.shared.get((place.segment, place.offset)):
+            return f"{place.segment} + {name}"
+        base = max(offset for segment, offset in self.shared if segment == place.segment and offset < place.offset)
+        return f"{place.segment} + {self.shared[place.segment, base]} + {place.offset - base}"
+
+
+def wrap(opening: str, items: Sequence[str], closing: str, width: int = WIDTH) -> list[str]:
+    """`opening`, the items with commas between, `closing`: on one line or, where that is too long, on several."""
+    lines = [opening]
+    for number, item in enumerate(items, start=1):
+        text = item + (closing if number == len(items) else ",")
+        space = "" if number == 1 else " "
+        if len(lines[-1]) + len(space + text) <= width:
+            lines[-1] += space + text
+        else:
+            lines.append("    " + text)
+    return lines if items else [opening + closing]
+
+
+def enumerators(rows: Sequence[tuple[str, int, str]]) -> list[str]:
+    """Lines of an `enum` of (name, number, comment), the comments under each other where they can be."""
+    column = min(max((len(f"{name} = {number},") for name, number, _ in rows), default=0), 60)
+    return [f"{f'{name} = {number},':{column}} // {note}" for name, number, note in rows]
+
+
+def _values(call: Call) -> list[Value]:
+    return [a for a in call.arguments if isinstance(a, Value)]
