@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,9 @@ from functools import cached_property
 from gptc.codegen.filters import c_comment, c_float, c_ident, c_int
 from gptc.codegen.kernel import Argument, Call
 from gptc.errors import InternalError, Span
+from gptc.ir.analysis import intervals
 from gptc.ir.graph import Graph, Node, Placement, Value
 from gptc.ir.ops.leaf import Constant
-from gptc.ir.ops.shape import View
 from gptc.ir.types import TensorType
 
 SEGMENTS = ("params", "state", "io", "arena")
@@ -90,32 +91,19 @@ class Program:
             raise InternalError.of(f"%{value.name} of {self.name} has no place", self.graph.producer[value.name].span)
         return self.graph.plan[value.name]
 
-    def root(self, value: Value) -> Value:
-        """The value whose memory this one shows: itself, unless it is a view."""
-        node = self.graph.producer[value.name]
-        return self.root(node.operands[0]) if isinstance(node.op, View) else value
-
     @cached_property
     def live(self) -> dict[str, tuple[int, int]]:
-        """Value name -> its first and last call, counting the uses of its views.
-
-        Tensors that outlive the program, outputs included, live to the last call.
-        """
-        first: dict[str, int] = {}
-        last: dict[str, int] = {}
-        for number, call in enumerate(self.calls):
-            for value in call.node.results:
-                first[value.name] = last[value.name] = number
-            for value in call.node.operands:
-                for each in (value, self.root(value)):
-                    last[each.name] = number
-        end = max(0, len(self.calls) - 1)
-        for value in self.values:
-            root = self.root(value)
-            lasting = self.place(root).segment != "arena" or root.name in self.graph.output_names
-            first.setdefault(value.name, first.get(root.name, 0))
-            last[value.name] = end if lasting else last.get(value.name, first[value.name])
-        return {name: (first[name], last[name]) for name in first}
+        """Value name -> the calls between which its memory holds it, both included."""
+        position = {node.name: time for time, node in enumerate(self.graph.nodes)}
+        times = [position[call.node.name] for call in self.calls]
+        end = max(0, len(times) - 1)
+        found: dict[str, tuple[int, int]] = {}
+        for item in intervals(self.graph):
+            last = max(0, bisect_right(times, item.last) - 1)
+            for name in item.members:
+                first = max(item.first, position[self.graph.producer[name].name])
+                found[name] = (min(bisect_left(times, first), end), last)
+        return found
 
 
 def quote(span: Span | None, sources: Mapping[str, str]) -> str:
@@ -147,7 +135,7 @@ class Speller:
             for value in _values(call):
                 place = self.program.place(value)
                 if place.segment == "arena" and value.name not in found:
-                    first, last = self.program.live[self.program.root(value).name]
+                    first, last = self.program.live[value.name]
                     note = c_comment(f"{value.type}, calls {first} to {last}")
                     found[value.name] = (self.own(value.name), place.offset, note)
         return enumerators(list(found.values()))

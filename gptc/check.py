@@ -1,0 +1,200 @@
+"""Compare a built artefact with the interpreter, kernel call by kernel call.
+
+Reads:    the artefact's own `graph.gir`, its library, and every tensor in its memory.
+Does:     before a call, check that its operands still hold what was put there (if not, the memory plan is wrong);
+          after it, compare each result with a float64 evaluation of the node on those same operands.
+Does not: let errors add up: each call is judged alone, within the bound of `gptc.bounds`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptc.bounds import Bounded, bounded
+from gptc.errors import Diagnostic, NumericsError, StorageError
+from gptc.ir.analysis import roots
+from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.op import Array
+from gptc.ir.ops.leaf import Buffer, Constant, Input
+from gptc.ir.ops.shape import View
+from gptc.ir.text import parse_graphs
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.init import initialise
+from gptc.runtime.rng import Mt19937
+
+Progress = Callable[[str, int, int], None]
+"""Program, calls done, calls in all."""
+
+TRAINING_RATE = 1e-3
+"""Learning rate of the steps that are compared: any will do."""
+
+
+@dataclass
+class Agreement:
+    """What was compared, and where it came closest to its bound."""
+
+    programs: list[str] = field(default_factory=list)
+    calls: int = 0
+    elements: int = 0
+    worst: float = 0.0
+    """Largest error, as a share of what is allowed."""
+    worst_at: str = ""
+
+
+def check_artefact(artefact: Artefact, library: Path, progress: Progress | None = None) -> Agreement:
+    """Run every program on random tokens; NumericsError at the first call that is wrong.
+
+    Programs of a training artefact run in the order of two steps, so that the second finds moments that are not zero.
+    """
+    graphs = {graph.name: graph for graph in _graphs(artefact)}
+    model = CpuModel(artefact, library)
+    initialise(model)
+    agreement = Agreement()
+    for number, (program, first) in enumerate(_schedule(artefact)):
+        _set_inputs(model, number, first)
+        watch = _Watch(model, graphs[program], agreement, progress)
+        watch.before(0)
+        model.on_call(watch.after)
+        try:
+            model.run(program)
+        finally:
+            model.on_call(None)
+        if program not in agreement.programs:
+            agreement.programs.append(program)
+    return agreement
+
+
+def _graphs(artefact: Artefact) -> Sequence[Graph]:
+    path = artefact.folder / "graph.gir"
+    try:
+        return parse_graphs(path.read_text(encoding="utf-8"), path.name)
+    except OSError as error:
+        raise StorageError.of(f"{path}: cannot read: {error.strerror}") from None
+
+
+def _schedule(artefact: Artefact) -> list[tuple[str, bool]]:
+    """Programs to run, and whether each is the first micro-step of its step."""
+    if artefact.has_program("logits"):
+        return [("logits", True)]
+    if artefact.has_program("step"):
+        return [("evaluate", True), ("step", True), ("step", True)]
+    step = [("micro_step", True), ("micro_step", False), ("update", True)]
+    return [("evaluate", True), *step, *step]
+
+
+def _set_inputs(model: CpuModel, number: int, first: bool) -> None:
+    """Random tokens, another batch each time."""
+    random = Mt19937(number)
+    values = {"lr": TRAINING_RATE, "step": 1.0 + number // 3, "first": float(first)}
+    for port in model.artefact.manifest.io:
+        if port.name in ("tokens", "targets"):
+            vocabulary = model.artefact.manifest.dims["V"]
+            ids = random.randint32(int(np.prod(port.shape))) % np.uint32(vocabulary)
+            model[port.name][...] = ids.reshape(port.shape)
+        elif port.name in values:
+            model[port.name][...] = values[port.name]
+
+
+class _Watch:
+    """Follows one run of one program."""
+
+    def __init__(self, model: CpuModel, graph: Graph, agreement: Agreement, progress: Progress | None) -> None:
+        self.model, self.graph, self.agreement, self.progress = model, graph, agreement, progress
+        self.nodes = [n for n in graph.nodes if not isinstance(n.op, (Input, Buffer, Constant, View))]
+        self.root = roots(graph)
+        self.value = {v.name: v for v in graph.values()}
+        self.sums: dict[str, int] = {}
+        self.operands: list[Array] = []
+        for node in graph.nodes:
+            if isinstance(node.op, (Input, Buffer)):
+                self.sums[node.name] = self._sum(node.results[0])
+
+    def before(self, call: int) -> None:
+        """Check and keep the operands of a call."""
+        if call == len(self.nodes):
+            return
+        node = self.nodes[call]
+        for value in node.operands:
+            root = self.root.get(value.name)
+            if root is not None and self._sum(self.value[root]) != self.sums[root]:
+                raise self._wrong(call, value, "is not any more what it was when it was computed", _CLOBBERED)
+        self.operands = [self._read(value).copy() for value in node.operands]
+
+    def after(self, call: int) -> None:
+        """Compare the results of a call, then prepare the next."""
+        node = self.nodes[call]
+        for value, expected in zip(node.results, bounded(node, self.operands), strict=True):
+            self._compare(call, value, expected)
+            self.sums[value.name] = self._sum(value)
+        self.agreement.calls += 1
+        if self.progress:
+            self.progress(self.graph.name, call + 1, len(self.nodes))
+        self.before(call + 1)
+
+    def _compare(self, call: int, value: Value, expected: Bounded) -> None:
+        found = self._read(value).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.where(found == expected.value, 0.0, np.abs(found - expected.value))
+            share = np.where(error == 0, 0.0, error / expected.error)
+        share = np.where(np.isnan(share), np.inf, share)
+        self.agreement.elements += found.size
+        worst = int(share.argmax())
+        index = np.unravel_index(worst, share.shape)
+        if share[index] > self.agreement.worst:
+            self.agreement.worst = float(share[index])
+            self.agreement.worst_at = f"%{value.name} of {self.graph.name}"
+        if not share[index] <= 1:
+            bad = np.argwhere(~(share <= 1))
+            index = tuple(bad[0])
+            notes = (
+                _difference(index, float(found[index]), float(expected.value[index]), float(expected.error[index])),
+                f"{len(bad):,} of {found.size:,} elements differ; the largest error is at {_place(bad[share[tuple(bad.T)].argmax()])}",
+            )
+            raise self._wrong(call, value, "is not what the interpreter computes", notes)
+
+    def _wrong(self, call: int, value: Value, what: str, notes: tuple[str, ...]) -> NumericsError:
+        node = self.nodes[call]
+        message = (
+            f"%{value.name} {what}: call {call} of {self.graph.name}, {node.op.name} in {node.origin or 'no block'}"
+        )
+        return NumericsError((Diagnostic(message, node.span, None, notes),))
+
+    def _read(self, value: Value) -> Array:
+        """The tensor in the artefact's memory; constants have none."""
+        node = self.graph.producer[value.name]
+        if isinstance(node.op, Constant):
+            return node.op.eval()[0]
+        place, dtype = self.graph.plan[value.name], value.type.dtype.numpy
+        memory = self.model.segment(place.segment)  # type: ignore[arg-type]
+        steps = tuple(s * dtype.itemsize for s in value.type.steps)
+        return np.ndarray(tuple(map(int, value.type.shape)), dtype, memory.data, place.offset, steps)
+
+    def _sum(self, value: Value) -> int:
+        """A checksum over the memory that a value covers."""
+        place, kind = self.graph.plan[value.name], value.type
+        memory: np.ndarray[Any, Any] = self.model.segment(place.segment)  # type: ignore[arg-type]
+        return zlib.crc32(memory[place.offset : place.offset + kind.span * kind.dtype.size].data)
+
+
+_CLOBBERED = ("another call has written into its memory: the plan lets two live tensors overlap, or a kernel writes "
+              "outside its results",)  # fmt: skip
+
+
+def _difference(index: tuple[int, ...], found: float, expected: float, allowed: float) -> str:
+    ulp = float(np.spacing(np.float32(abs(expected)))) if np.isfinite(expected) else 1.0
+    error = abs(found - expected)
+    return (
+        f"at {_place(index)}: the artefact has {found:.9g}, the interpreter {expected:.9g}: "
+        f"{error / ulp:,.0f} ulps, {allowed / ulp:,.0f} allowed"
+    )
+
+
+def _place(index: Sequence[int]) -> str:
+    return f"[{', '.join(str(int(i)) for i in index)}]"
