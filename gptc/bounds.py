@@ -68,11 +68,12 @@ def _where(y: Array, x: Sequence[Bounded]) -> Array:
 
 def _compare(y: Array, x: Sequence[Bounded]) -> Array:
     """1 where the errors of the operands could turn the answer."""
-    return (np.abs(x[0].value - x[1].value) <= x[0].error + x[1].error) & (x[0].error + x[1].error > 0)
+    margin = x[0].error + x[1].error
+    return np.asarray((np.abs(x[0].value - x[1].value) <= margin) & (margin > 0))
 
 
 def _div(y: Array, x: Sequence[Bounded]) -> Array:
-    return (x[0].error + np.abs(y) * x[1].error) / np.maximum(np.abs(x[1].value) - x[1].error, TINY)
+    return np.asarray((x[0].error + np.abs(y) * x[1].error) / np.maximum(np.abs(x[1].value) - x[1].error, TINY))
 
 
 PROPAGATE: dict[str, Callable[[Array, Sequence[Bounded]], Array]] = {

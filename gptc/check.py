@@ -19,7 +19,7 @@ import numpy as np
 from gptc.bounds import Bounded, bounded
 from gptc.errors import Diagnostic, NumericsError, StorageError
 from gptc.ir.analysis import roots
-from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.graph import Graph, Value
 from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Constant, Input
 from gptc.ir.ops.shape import View
@@ -151,13 +151,7 @@ class _Watch:
             self.agreement.worst = float(share[index])
             self.agreement.worst_at = f"%{value.name} of {self.graph.name}"
         if not share[index] <= 1:
-            bad = np.argwhere(~(share <= 1))
-            index = tuple(bad[0])
-            notes = (
-                _difference(index, float(found[index]), float(expected.value[index]), float(expected.error[index])),
-                f"{len(bad):,} of {found.size:,} elements differ; the largest error is at {_place(bad[share[tuple(bad.T)].argmax()])}",
-            )
-            raise self._wrong(call, value, "is not what the interpreter computes", notes)
+            raise self._wrong(call, value, "is not what the interpreter computes", _differences(found, expected, share))
 
     def _wrong(self, call: int, value: Value, what: str, notes: tuple[str, ...]) -> NumericsError:
         node = self.nodes[call]
@@ -187,14 +181,21 @@ _CLOBBERED = ("another call has written into its memory: the plan lets two live 
               "outside its results",)  # fmt: skip
 
 
-def _difference(index: tuple[int, ...], found: float, expected: float, allowed: float) -> str:
-    ulp = float(np.spacing(np.float32(abs(expected)))) if np.isfinite(expected) else 1.0
-    error = abs(found - expected)
+def _differences(found: Array, expected: Bounded, share: Array) -> tuple[str, ...]:
+    """The first element that is wrong, the worst one, and how many there are."""
+    wrong = np.argwhere(~(share <= 1))
+    worst = np.unravel_index(int(share.argmax()), share.shape)
+    lines = [_difference(tuple(wrong[0]), found, expected)]
+    if tuple(wrong[0]) != tuple(worst):
+        lines.append(_difference(worst, found, expected))
+    return (*lines, f"{len(wrong):,} of {found.size:,} elements are wrong")
+
+
+def _difference(index: tuple[Any, ...], found: Array, expected: Bounded) -> str:
+    here, there, allowed = (float(np.asarray(a)[index]) for a in (found, expected.value, expected.error))
+    ulp = float(np.spacing(np.float32(abs(there)))) if np.isfinite(there) else 1.0
+    where = f"[{', '.join(str(int(i)) for i in index)}]"
     return (
-        f"at {_place(index)}: the artefact has {found:.9g}, the interpreter {expected:.9g}: "
-        f"{error / ulp:,.0f} ulps, {allowed / ulp:,.0f} allowed"
+        f"at {where}: the artefact has {here:.9g}, the interpreter {there:.9g}: "
+        f"{abs(here - there) / ulp:,.0f} ulps, {allowed / ulp:,.0f} allowed"
     )
-
-
-def _place(index: Sequence[int]) -> str:
-    return f"[{', '.join(str(int(i)) for i in index)}]"

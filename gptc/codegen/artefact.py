@@ -27,12 +27,12 @@ from gptc.codegen.manifest import (
     param_json,
     plan_json,
     program_json,
-    segment_sizes,
     tensor_json,
     to_json,
 )
 from gptc.codegen.program import Identifiers, Program, Speller, Tensor, enumerators, quote, wrap
 from gptc.codegen.render import render, render_kernel
+from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
 from gptc.errors import GptcError, StorageError
 from gptc.ir.graph import Node
@@ -43,6 +43,7 @@ from gptc.passes.memory import MemoryReport
 
 LIBRARY = "libmodel.so"
 LIBS = ("-lm",)
+SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,19 @@ class Emitted:
 
 
 def emit(
-    programs: Sequence[Program], reports: Sequence[MemoryReport], model: Model, options: Options,
-    flags: Sequence[str], vec: int,
-) -> Emitted:  # fmt: skip
-    """All files.
-
-    `reports` are the planner's, one a program; `flags` are the C compiler's; `vec` is the floats in a vector register.
-    """
-    facts = _Facts(tuple(programs), model, options, tuple(flags), memory_json(reports))
-    plans = [plan_json(program, report) for program, report in zip(programs, reports, strict=True)]
+    programs: Sequence[Program], memory: MemoryReport, model: Model, options: Options, target: Target
+) -> Emitted:
+    """All files of the artefact."""
+    facts = _Facts(tuple(programs), memory, model, options, build_flags(options, target))
+    plans = [plan_json(program, arena) for program, arena in zip(programs, memory.arenas, strict=True)]
     files = {
-        "Makefile": _render("Makefile", compiler=options.compiler, flags=" ".join(flags), libs=" ".join(LIBS),
+        "Makefile": _render("Makefile", compiler=options.compiler, flags=" ".join(facts.flags), libs=" ".join(LIBS),
                             trains=facts.trains),
         "graph.gir": print_graphs(program.graph for program in programs),
         "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes()),
         "include/model.h": _model_h(facts),
-        "include/support.h": render("c/support.h", VEC=vec),
-        "plan.json": to_json({"segments": facts.sizes, "programs": plans}),
+        "include/support.h": render("c/support.h", VEC=target.vector),
+        "plan.json": to_json({"segments": dict(memory.segments), "programs": plans}),
         "programs/after.c": _render("after.c"),
     }  # fmt: skip
     for kernel, spec in facts.specs.items():
@@ -97,6 +94,11 @@ def emit(
     files["README.md"] = _readme(facts, name)
     files["manifest.json"] = to_json(_manifest(facts, digest, files))
     return Emitted(name, dict(sorted(files.items())))
+
+
+def build_flags(options: Options, target: Target) -> tuple[str, ...]:
+    """What the C compiler is told for every file."""
+    return (*target.flags, *(SANITIZE if options.sanitize else ()), "-Iinclude")
 
 
 def _digest(files: Mapping[str, str], model: Model, options: Options) -> str:
@@ -114,18 +116,19 @@ class _Facts:
     """What several files need to know."""
 
     programs: tuple[Program, ...]
+    memory: MemoryReport
     model: Model
     options: Options
     flags: tuple[str, ...]
-    memory: Json
 
     @property
     def trains(self) -> bool:
         return self.options.mode == "train"
 
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        return segment_sizes(self.programs)
+    @property
+    def largest(self) -> Json:
+        """The arena of the program that needs most."""
+        return memory_json(max(self.memory.arenas, key=lambda arena: arena.arena))
 
     @cached_property
     def tensors(self) -> list[tuple[Tensor, Node]]:
@@ -170,7 +173,7 @@ def _model_h(facts: _Facts) -> str:
         for tensor, given in facts.ports
     ]
     return _render(
-        "model.h", model=facts.model.name, dims=[(d, facts.model.dims[d]) for d in ("B", "T", "V")], sizes=facts.sizes,
+        "model.h", model=facts.model.name, dims=[(d, facts.model.dims[d]) for d in ("B", "T", "V")], sizes=dict(facts.memory.segments),
         ports=enumerators(ports), functions=[p.function for p in facts.programs], micro_steps=facts.options.micro_steps,
     )  # fmt: skip
 
@@ -202,7 +205,7 @@ def _readme(facts: _Facts, name: str) -> str:
     weights = sum(t.type.count for t, _ in facts.params)
     return _render(
         "README.md", folder=name, model=facts.model, options=facts.options, programs=facts.programs, kernels=kernels,
-        sizes=facts.sizes, memory=facts.memory, weights=weights, trains=facts.trains,
+        sizes=dict(facts.memory.segments), memory=facts.largest, weights=weights, trains=facts.trains,
     )  # fmt: skip
 
 
@@ -219,14 +222,14 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
         "dims": dict(facts.model.dims),
         "tokenizer": facts.model.tokenizer,
         "options": facts.options.to_json(),
-        "segments": facts.sizes,
+        "segments": dict(facts.memory.segments),
         "params": [param_json(tensor, op) for tensor, op in facts.params],
         "state": [tensor_json(t) for t, _ in facts.tensors if t.place.segment == "state"],
         "io": ports,
         "programs": [program_json(program) for program in facts.programs],
         **train,
         "micro_steps": facts.options.micro_steps,
-        "memory": facts.memory,
+        "memory": facts.largest,
         "build": {
             "compiler": facts.options.compiler,
             "flags": list(facts.flags),

@@ -14,9 +14,8 @@ from gptc.codegen.program import Program, Tensor
 from gptc.errors import InternalError
 from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
-from gptc.passes.memory import MemoryReport
+from gptc.passes.memory import ArenaReport
 
-ALIGNMENT = 64
 FORMAT = 1
 WIDTH = 120
 
@@ -46,16 +45,6 @@ def _enter(found: dict[str, tuple[Tensor, Node]], tensor: Tensor, node: Node) ->
     other = found.setdefault(tensor.name, (tensor, node))[0]
     if (other.place, other.type) != (tensor.place, tensor.type):
         raise InternalError.of(f"{tensor.name} is {other.type} at {other.place} and {tensor.type} at {tensor.place}")
-
-
-def segment_sizes(programs: Sequence[Program]) -> dict[str, int]:
-    """Bytes of each segment: the furthest that any program reaches, rounded up to the alignment."""
-    ends = {"params": 0, "state": 0, "io": 0, "arena": 0}
-    for program in programs:
-        for value in program.values:
-            place = program.place(value)
-            ends[place.segment] = max(ends[place.segment], place.offset + value.type.span * value.type.dtype.size)
-    return {name: -(-end // ALIGNMENT) * ALIGNMENT for name, end in ends.items()}
 
 
 def tensor_json(tensor: Tensor) -> Json:
@@ -97,13 +86,12 @@ def program_json(program: Program) -> Json:
     }
 
 
-def memory_json(reports: Sequence[MemoryReport]) -> Json:
-    """Bytes that the largest program needs in the arena, could not do without, and would need without sharing."""
-    largest = max(reports, key=lambda r: r.arena)
-    return {name: getattr(largest, name) for name in ("arena", "lower_bound", "sum_of_tensors")}
+def memory_json(report: ArenaReport) -> Json:
+    """Bytes of the arena, of the most that is alive at a time, and of all tensors side by side."""
+    return {name: getattr(report, name) for name in ("arena", "lower_bound", "sum_of_tensors")}
 
 
-def plan_json(program: Program, report: MemoryReport) -> Json:
+def plan_json(program: Program, report: ArenaReport) -> Json:
     """Every value of a program: its place, its type, and the calls between which it lives."""
     values: list[Json] = []
     for value in program.values:
@@ -121,7 +109,7 @@ def plan_json(program: Program, report: MemoryReport) -> Json:
                 "last": last,
             }
         )
-    return {"name": program.name, "calls": len(program.calls), "memory": memory_json([report]), "values": values}
+    return {"name": program.name, "calls": len(program.calls), "memory": memory_json(report), "values": values}
 
 
 def to_json(data: Json) -> str:

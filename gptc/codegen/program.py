@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gptc.codegen.filters import c_comment, c_float, c_ident, c_int
-from gptc.codegen.kernel import Argument, Call
+from gptc.codegen.kernel import Argument, Call, Element
 from gptc.errors import InternalError, Span
 from gptc.ir.analysis import intervals
-from gptc.ir.graph import Graph, Node, Placement, Value
+from gptc.ir.graph import Graph, Placement, Value
 from gptc.ir.ops.leaf import Constant
 from gptc.ir.types import TensorType
 
@@ -161,12 +161,24 @@ class Speller:
         return lines[1:] if lines[:1] == [""] else lines
 
     def _call(self, call: Call) -> list[str]:
-        return wrap(f"{call.kernel.name}(", [self._argument(a, call.node) for a in call.arguments], ");", WIDTH - 4)
+        arguments = [text for argument in call.arguments for text in self._argument(argument)]
+        return wrap(f"{call.kernel.name}(", arguments, ");", WIDTH - 4)
 
-    def _argument(self, argument: Argument, node: Node) -> str:
-        if isinstance(argument, Value):
-            return self._address(argument)
-        return c_int(argument) if isinstance(argument, int) else c_float(argument)
+    def _argument(self, argument: Argument) -> list[str]:
+        """An argument, in pieces between which a line may end."""
+        match argument:
+            case Value():
+                return [self._address(argument)]
+            case Element(value, index):
+                return [f"{self._address(value)} + {c_int(index * value.type.dtype.size)}"]
+            case tuple():
+                *most, last = map(self._address, argument)
+                first, *rest = [*most, f"{last}}}"]
+                return [f"(const float *const[]){{{first}", *rest]
+            case int():
+                return [c_int(argument)]
+            case float():
+                return [c_float(argument)]
 
     def _address(self, value: Value) -> str:
         place = self.program.place(value)
@@ -198,4 +210,13 @@ def enumerators(rows: Sequence[tuple[str, int, str]]) -> list[str]:
 
 
 def _values(call: Call) -> list[Value]:
-    return [a for a in call.arguments if isinstance(a, Value)]
+    """The tensors among a call's arguments."""
+    found: list[Value] = []
+    for argument in call.arguments:
+        if isinstance(argument, tuple):
+            found += argument
+        elif isinstance(argument, Element):
+            found.append(argument.value)
+        elif isinstance(argument, Value):
+            found.append(argument)
+    return found
