@@ -68,9 +68,7 @@ class Emitted:
     files: Mapping[str, str]
 
 
-def emit(
-    programs: Sequence[Program], memory: MemoryReport, model: Model, options: Options, target: Target
-) -> Emitted:
+def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, options: Options, target: Target) -> Emitted:
     """All files of the artefact."""
     facts = _Facts(tuple(programs), memory, model, options, build_flags(options, target))
     plans = [plan_json(program, arena) for program, arena in zip(programs, memory.arenas, strict=True)]

@@ -1,0 +1,213 @@
+"""The whole compiler on one page: a model file in, a folder of C out, and the library built from it.
+
+    load_model -> build_graph -> pipelines -> plan_programs -> select -> emit -> write_artefact -> build
+
+What was compiled before is not compiled again: the cache remembers, for all that decides the outcome (the model's
+text, the options, gptc's own sources, the instruction set), which folder came out, and the folder is checked
+byte for byte before it is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptc.errors import GptcError
+from gptc.options import Options
+from gptc.resources import template_dir
+from gptc.runtime.artefact import Artefact, open_artefact
+from gptc.runtime.build import Built, build
+from gptc.runtime.cache import Cache
+from gptc.runtime.hashing import content_hash
+
+if TYPE_CHECKING:
+    from gptc.codegen.program import Program
+    from gptc.codegen.target import Target
+    from gptc.ir.graph import Graph
+    from gptc.model import Model
+    from gptc.passes.manager import Remark, Timing
+    from gptc.passes.memory import MemoryReport
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compiled.  None in `batch`, `seq` and `micro_steps` takes what the model's `train:` section says."""
+
+    path: Path
+    options: Options = field(default_factory=Options)
+    overrides: tuple[str, ...] = ()
+    batch: int | None = None
+    seq: int | None = None
+    micro_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A model after all passes: one planned graph a program."""
+
+    model: Model
+    options: Options
+    graphs: tuple[Graph, ...]
+    memory: MemoryReport
+    timings: tuple[tuple[str, Timing], ...]
+    """Program and what one of its passes took."""
+    remarks: tuple[tuple[str, Remark], ...]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An artefact on disk.  `summary` is plain data: what `gptc compile` prints."""
+
+    artefact: Artefact
+    summary: dict[str, Any]
+    cached: bool
+
+
+def bind(request: Request, model: Model) -> Options:
+    """The options with sizes that the command left open filled in from the model."""
+    train = model.train
+    seq = request.seq or train.seq or model.dims.get("T") or request.options.seq
+    micro_steps = request.micro_steps or train.micro_steps
+    return replace(request.options, batch=request.batch or train.batch, seq=seq, micro_steps=micro_steps)
+
+
+def plan(request: Request) -> Planned:
+    """From the model file to planned graphs."""
+    from gptc.model import build_graph, load_model
+    from gptc.passes import pipelines
+    from gptc.passes.manager import Context, run_pipeline
+    from gptc.passes.memory import plan_programs
+
+    model = load_model(request.path, request.overrides)
+    options = bind(request, model)
+    context = Context(options)
+    built = build_graph(model, options.batch, options.seq, with_loss=options.mode == "train")
+    graphs, timings, remarks = [], [], []
+    for program, passes in pipelines(options, model.train).items():
+        graphs.append(run_pipeline(replace(built, name=program), passes, context))
+        timings += [(program, t) for t in context.timings[len(timings) :]]
+        remarks += [(program, r) for r in context.remarks[len(remarks) :]]
+    planned, memory = plan_programs(graphs, context, options.plan)
+    remarks += [("all", r) for r in context.remarks[len(remarks) :]]
+    return Planned(model, options, planned, memory, tuple(timings), tuple(remarks))
+
+
+def lower(planned: Planned, target: Target) -> list[Program]:
+    """From planned graphs to kernel calls."""
+    from gptc.codegen.program import Program
+    from gptc.codegen.select import select
+
+    programs = []
+    for graph in planned.graphs:
+        calls = [select(node, target) for node in graph.nodes]
+        programs.append(Program(graph, tuple(call for call in calls if call is not None)))
+    return programs
+
+
+def compile_model(request: Request, out: Path, cache: Cache | None = None) -> Compiled:
+    """The artefact of a request in the folder `out`: from an earlier compilation, or made now."""
+    cache = cache or Cache()
+    key = _key(request)
+    if known := _known(cache, key, out):
+        return known
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "passes"):
+        planned = plan(request)
+    with _timed(seconds, "emit"):
+        artefact, programs = _emit(planned, out)
+    summary = _summary(planned, programs, artefact, seconds)
+    cache.put(key, lambda folder: _store(folder, summary))
+    return Compiled(artefact, summary, cached=False)
+
+
+def build_model(
+    compiled: Compiled, cache: Cache | None = None, progress: Callable[[int, int], None] | None = None
+) -> Built:
+    """The library of a compiled model."""
+    return build(compiled.artefact, compiled.artefact.manifest.build.compiler, cache, progress)
+
+
+def _emit(planned: Planned, out: Path) -> tuple[Artefact, list[Program]]:
+    from gptc.codegen.artefact import Model, emit, write_artefact
+    from gptc.codegen.target import target_for
+
+    options, model = planned.options, planned.model
+    target = target_for(options)
+    programs = lower(planned, target)
+    sources = {source.file: source.text for source in model.sources}
+    dims = {**model.dims, "B": options.batch, "T": options.seq}
+    train = model.train.model_dump() if options.mode == "train" else {}
+    about = Model(model.name, dims, model.tokenizer, train, sources)
+    folder = write_artefact(emit(programs, planned.memory, about, options, target), out)
+    return open_artefact(folder), programs
+
+
+def _summary(planned: Planned, programs: list[Program], artefact: Artefact, seconds: dict[str, float]) -> dict[str, Any]:
+    kernels = sorted({call.kernel.name for program in programs for call in program.calls})
+    return {
+        "model": planned.model.name,
+        "folder": artefact.folder.name,
+        "parameters": planned.model.parameter_count,
+        "programs": {program.name: len(program.calls) for program in programs},
+        "kernels": kernels,
+        "passes": [{"program": program, **asdict(timing)} for program, timing in planned.timings],
+        "memory": [asdict(arena) for arena in planned.memory.arenas],
+        "segments": dict(planned.memory.segments),
+        "seconds": seconds,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - start
+
+
+# -- what is known from before ---------------------------------------------------------------------
+
+
+def _key(request: Request) -> str:
+    """All that decides what comes out."""
+    from gptc.codegen.target import target_for
+
+    try:
+        text = hashlib.sha256(request.path.read_bytes()).hexdigest()
+    except OSError:
+        text = ""  # reading it again will tell why
+    sizes = [request.batch, request.seq, request.micro_steps]
+    target = asdict(target_for(request.options))
+    return content_hash(
+        "compile", str(request.path), text, request.overrides, sizes, request.options.to_json(), target, fingerprint()
+    )
+
+
+def fingerprint() -> str:
+    """A hash of gptc's own sources and templates."""
+    package = Path(__file__).parent
+    paths: Sequence[Path] = sorted([*package.rglob("*.py"), *template_dir().rglob("*.j2")])
+    return content_hash([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+
+
+def _known(cache: Cache, key: str, out: Path) -> Compiled | None:
+    """What the same request gave before, if its folder is still there and whole."""
+    entry = cache.get(key)
+    if entry is None:
+        return None
+    summary = json.loads((entry / RECORD).read_text())
+    try:
+        return Compiled(open_artefact(out / summary["folder"]), summary, cached=True)
+    except GptcError:
+        return None
+
+
+def _store(folder: Path, summary: dict[str, Any]) -> None:
+    (folder / RECORD).write_text(json.dumps(summary))
