@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,10 @@ class Builder:
         self._taken.update(v.name for v in node.results)
         self.nodes.append(node)
         return node.results
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep `names` for nodes that are added later."""
+        self._taken.update(names)
 
     def fresh(self, stem: str) -> str:
         """A name that is not taken yet: the stem itself, or the stem with a number."""

@@ -37,6 +37,11 @@ def need(condition: bool, message: str) -> None:
         raise ShapeError(message)
 
 
+def need_count(operands: Sequence[object], count: int) -> None:
+    """An op with another number of operands is a mistake of the model, as a wrong shape is."""
+    need(len(operands) == count, f"takes {count} operand{'s' * (count != 1)}, got {len(operands)}")
+
+
 @dataclass(frozen=True)
 class Op:
     """Base of all ops.  Fields of subclasses are the op's attributes: printed, parsed, hashed."""

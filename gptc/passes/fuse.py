@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gptc.ir.body import INDICES
-from gptc.ir.graph import Graph
+from gptc.ir.graph import Graph, Node
 from gptc.passes.regions import Item, Regions
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ NEIGHBOURS = {
 class Fuse:
     """See the module docstring."""
 
-    name = "fuse"
-    stages = ("fused", "fused")
+    name: ClassVar[str] = "fuse"
+    stages: ClassVar[tuple[str, str]] = ("fused", "fused")
 
     max_operands: int = 16
     """Most tensors a region may read and make."""
@@ -57,7 +57,7 @@ class Fuse:
     def run(self, graph: Graph, context: Context) -> Graph:
         regions = Regions(graph)
         queue: list[tuple[int, int, int]] = []
-        refused: dict[tuple[str, str], tuple[str, int]] = {}
+        refused: dict[tuple[str, str], tuple[Node, str, int]] = {}
         for item in list(regions.items.values()):
             self.offer(regions, item, queue)
         while queue:
@@ -66,14 +66,14 @@ class Fuse:
                 continue
             a, b = regions.items[first], regions.items[second]
             if why := self.blocked(regions, a, b):
-                refused[a.name, b.name] = (why, -loss)
+                refused[a.name, b.name] = (b.node, why, -loss)
                 continue
             kind = self.kinds(regions, a, b)
             joined = regions.join(a, b, kind)
-            context.done(self.name, regions.values[joined.name], f"{a.label} and {b.label} are one {kind}", -loss)
+            context.done(self.name, joined.node, f"{a.label} and {b.label} are one {kind}", -loss)
             self.offer(regions, joined, queue)
-        for (before, after), (why, size) in refused.items():
-            context.missed(self.name, regions.values[after], f"not joined with {before}: {why}", size)
+        for (before, _), (node, why, size) in refused.items():
+            context.missed(self.name, node, f"not joined with %{before}: {why}", size)
         return regions.graph()
 
     def kinds(self, regions: Regions, a: Item, b: Item) -> str:

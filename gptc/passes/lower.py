@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gptc.ir.body import Body, body
 from gptc.ir.build import Builder
@@ -39,8 +39,8 @@ PRODUCT = Body(("acc",), (), ("acc",))
 class Lower:
     """See the module docstring."""
 
-    name = "lower"
-    stages = ("precise", "fused")
+    name: ClassVar[str] = "lower"
+    stages: ClassVar[tuple[str, str]] = ("precise", "fused")
 
     def run(self, graph: Graph, context: Context) -> Graph:
         b = Builder(graph.name)

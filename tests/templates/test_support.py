@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tests.templates.kernel_library import ISAS, Library
 
-FUNCTIONS = ("exp", "tanh", "sigmoid", "gelu")
+FUNCTIONS = ("exp", "tanh", "sigmoid", "gelu", "round_bf16")
 SOURCE = '#include "support.h"\n' + "".join(
     f"""
 void apply_{f}(const float *x, float *y, int64_t n);
@@ -90,6 +91,16 @@ def test_gelu(library: Library) -> None:
     assert np.abs(y - exact)[small].max() < 1e-6
     assert ulps(y[x >= 10], exact[x >= 10]).max() < 2
     assert np.abs(y[x <= -10]).max() < 1e-20
+
+
+def test_bf16_rounds_to_nearest_even(library: Library) -> None:
+    halves = np.arange(1 << 16, dtype=np.uint32) << 16
+    bits = np.concatenate([halves + low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
+    x = bits.astype(np.uint32).view(np.float32)
+    x = x[~np.isnan(x)]
+    with np.errstate(over="ignore"):
+        expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert np.array_equal(apply(library, "round_bf16", x).view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
 from gptc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Attention(Op):
     )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 3, f"takes 3 operands, got {len(operands)}")
+        need_count(operands, 3)
         q, k, v = operands
         need_heads(q, k, v)
         return merged_type(q) if self.merged else q.with_shape(q.shape), statistic(q)
@@ -153,7 +153,7 @@ class AttentionGrad(Op):
     )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 6, f"takes 6 operands, got {len(operands)}")
+        need_count(operands, 6)
         dout, q, k, v, out, lse = operands
         need_heads(q, k, v)
         need(dout.shape == out.shape == q.shape, f"{dout} and {out} must match q {q}")

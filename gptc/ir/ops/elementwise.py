@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gptc.ir.body import Body, body, evaluate
-from gptc.ir.op import Array, Grads, Op, Samples, Types, Values, need, register
+from gptc.ir.op import Array, Grads, Op, Samples, Types, Values, need, need_count, register
 from gptc.ir.types import DType, TensorType, broadcast
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Elementwise(Op):
 
     def infer(self, *operands: TensorType) -> Types:
         arity = len(self.body().inputs)
-        need(len(operands) == arity, f"takes {arity} operands, got {len(operands)}")
+        need_count(operands, arity)
         shape = broadcast(*(t.shape for t in operands))
         if shape is None:
             need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
@@ -229,6 +229,7 @@ class CausalMask(Elementwise):
         return body("x", "y", "y = where(le(col(), row()), x, fill)", fill=self.fill)
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         need(operands[0].rank >= 2, f"needs at least two axes, got {operands[0]}")
         return super().infer(*operands)
 
@@ -249,6 +250,8 @@ class Cast(Elementwise):
         return body("x", "y", rounding[self.dtype]) if self.dtype in rounding else Body(("x",), (), ("x",))
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
+        need(operands[0].dtype.is_float and self.dtype.is_float, f"casts floats, not {operands[0]} to {self.dtype}")
         return (TensorType.of(self.dtype, operands[0].shape),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:

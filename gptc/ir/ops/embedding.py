@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
 from gptc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Embedding(Op):
     samples = (({}, ("f32[7,5]", "i32[3]")), ({}, ("f32[11,16]", "i32[2,4]")))
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 2, f"takes 2 operands, got {len(operands)}")
+        need_count(operands, 2)
         w, ids = operands
         need_table(w, ids)
         return (w.with_shape((*ids.shape, w.shape[1])),)
@@ -57,7 +57,7 @@ class ScatterAdd(Op):
     samples = (({}, ("f32[7,5]", "i32[3]", "f32[3,5]")), ({}, ("f32[5,16]", "i32[2,4]", "f32[2,4,16]")))
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 3, f"takes 3 operands, got {len(operands)}")
+        need_count(operands, 3)
         base, ids, dy = operands
         need_table(base, ids)
         need(dy.shape == (*ids.shape, base.shape[1]), f"rows {dy} must be one of {base} for each index of {ids}")

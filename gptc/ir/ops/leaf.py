@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, register
+from gptc.ir.op import Array, Op, Types, need_count, register
 from gptc.ir.types import DType, TensorType
 
 
@@ -28,6 +28,7 @@ class Input(Leaf):
     shape: tuple[int, ...] = ()
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 0)
         return (TensorType.of(self.dtype, self.shape),)
 
 
@@ -50,6 +51,7 @@ class Buffer(Leaf):
     decay: bool = False
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 0)
         return (TensorType.of(self.dtype, self.shape),)
 
 
@@ -62,6 +64,7 @@ class Constant(Leaf):
     dtype: DType = DType.f32
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 0)
         return (TensorType.of(self.dtype, ()),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
@@ -78,6 +81,7 @@ class Iota(Op):
     count: int = 1
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 0)
         return (TensorType.of(DType.i32, (self.count,)),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:

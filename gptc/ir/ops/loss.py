@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gptc.ir.body import Body, body
-from gptc.ir.op import Grads, Types, Values, need, register
+from gptc.ir.op import Grads, Types, Values, need, need_count, register
 from gptc.ir.ops.row import RowOp
 from gptc.ir.types import DType, TensorType
 
@@ -51,7 +51,7 @@ class CrossEntropy(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 2, f"takes 2 operands, got {len(operands)}")
+        need_count(operands, 2)
         need_classes(self.classes, *operands)
         return super().infer(*operands)
 
@@ -85,7 +85,7 @@ class CrossEntropyGrad(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 4, f"takes 4 operands, got {len(operands)}")
+        need_count(operands, 4)
         dlosses, logits, targets, lse = operands
         need_classes(self.classes, logits, targets)
         need(dlosses.shape == lse.shape == targets.shape, f"{dlosses} and {lse} must be one a row of logits {logits}")

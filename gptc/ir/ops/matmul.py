@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
 from gptc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def matmul_type(a: TensorType, b: TensorType, trans_a: bool, trans_b: bool) -> T
 
 
 def matmul_eval(a: Array, b: Array, trans_a: bool, trans_b: bool) -> Array:
-    """Product with the accumulation NumPy gives (float32 BLAS, float64 BLAS)."""
-    left = a.swapaxes(-1, -2) if trans_a else a
-    right = b.swapaxes(-1, -2) if trans_b else b
-    if left.dtype.itemsize < 4:
-        return np.asarray(np.matmul(left.astype(np.float32), right.astype(np.float32)).astype(a.dtype))
+    """Product in float32, or in float64 where an operand is: narrower types are not rounded to."""
+    work = np.result_type(np.float32, a.dtype, b.dtype)
+    left, right = a.astype(work, copy=False), b.astype(work, copy=False)
+    left = left.swapaxes(-1, -2) if trans_a else left
+    right = right.swapaxes(-1, -2) if trans_b else right
     return np.asarray(np.matmul(left, right))
 
 
@@ -56,11 +56,12 @@ class Matmul(Op):
     )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 2, f"takes 2 operands, got {len(operands)}")
+        need_count(operands, 2)
         return (matmul_type(operands[0], operands[1], self.trans_a, self.trans_b),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
-        return (matmul_eval(operands[0], operands[1], self.trans_a, self.trans_b),)
+        product = matmul_eval(operands[0], operands[1], self.trans_a, self.trans_b)
+        return (product.astype(operands[0].dtype, copy=False),)
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
         left, right = operands

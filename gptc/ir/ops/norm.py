@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gptc.ir.body import Body, body
-from gptc.ir.op import Grads, Types, Values, need, register
+from gptc.ir.op import Grads, Types, Values, need, need_count, register
 from gptc.ir.ops.row import RowOp
 from gptc.ir.types import TensorType
 
@@ -55,7 +55,7 @@ class LayerNorm(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 3, f"takes 3 operands, got {len(operands)}")
+        need_count(operands, 3)
         need_gain(operands[0], weight=operands[1], bias=operands[2])
         return super().infer(*operands)
 
@@ -92,7 +92,7 @@ class LayerNormGrad(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 5, f"takes 5 operands, got {len(operands)}")
+        need_count(operands, 5)
         dy, x, w, mean, rstd = operands
         need(dy.shape == x.shape, f"gradient {dy} must match {x}")
         need_gain(x, weight=w)
@@ -125,7 +125,7 @@ class RmsNorm(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 2, f"takes 2 operands, got {len(operands)}")
+        need_count(operands, 2)
         need_gain(operands[0], weight=operands[1])
         return super().infer(*operands)
 
@@ -161,7 +161,7 @@ class RmsNormGrad(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 4, f"takes 4 operands, got {len(operands)}")
+        need_count(operands, 4)
         dy, x, w, rstd = operands
         need(dy.shape == x.shape, f"gradient {dy} must match {x}")
         need_gain(x, weight=w)

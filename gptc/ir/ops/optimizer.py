@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, need, register
+from gptc.ir.op import Array, Op, Types, need, need_count, register
 from gptc.ir.types import DType, TensorType
 
 
@@ -23,7 +23,7 @@ class SumSquares(Op):
     samples = (({}, ("f32[3,5]",)), ({}, ("f32[1000]",)))
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 1, f"takes 1 operand, got {len(operands)}")
+        need_count(operands, 1)
         return (scalar_like(operands[0]),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
@@ -82,7 +82,7 @@ class AdamW(Op):
     )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 7, f"takes 7 operands, got {len(operands)}")
+        need_count(operands, 7)
         p, g, m, v = operands[:4]
         for label, other in (("gradient", g), ("first moment", m), ("second moment", v)):
             need(other.shape == p.shape, f"{label} {other} must match the parameter {p}")

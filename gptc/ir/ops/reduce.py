@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
 from gptc.ir.types import Dim, TensorType
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class ReduceSum(Op):
     )
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         (x,) = operands
         count = len(self.axes)
         leading, trailing = tuple(range(count)), tuple(range(x.rank - count, x.rank))
@@ -56,6 +57,7 @@ class ReduceMean(Op):
     samples = (({}, ("f32[3,5]",)), ({}, ("f32[2,3,1]",)))
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         return (operands[0].with_shape(()),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptc.ir.body import REDUCTIONS, Body, evaluate
+from gptc.ir.body import REDUCTIONS, Body, body, evaluate
 from gptc.ir.op import Array, Op, Pairs, Types, need, register
 from gptc.ir.ops.matmul import matmul_eval, matmul_type
 from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
@@ -53,6 +53,7 @@ class Region(Op):
 
     def stores(self, shapes: Sequence[Sequence[int]]) -> Types:
         """Result types of the given shapes in the declared dtypes."""
+        need(len(shapes) == len(self.dtypes), f"has {len(shapes)} results and {len(self.dtypes)} dtypes")
         return tuple(TensorType.of(DType(d), s) for d, s in zip(self.dtypes, shapes, strict=True))
 
     def results_of(self, values: Sequence[Array], types: Types, wide: bool) -> tuple[Array, ...]:
@@ -81,6 +82,11 @@ class Map(Region):
 
     name = "map"
     kernel = "map"
+    samples = (
+        ({"body": body("x b", "y", "y = gelu(x + b)"), "dtypes": ("f32",)}, ("f32[3,4,5]", "f32[5]")),
+        ({"body": body("x", "y z", "y = x * x\nz = tanh(x)"), "dtypes": ("f32", "f32")}, ("f32[37]",)),
+        ({"body": body("", "y", "y = copy(0)"), "dtypes": ("f32",), "shape": (2, 3)}, ()),
+    )
 
     def infer(self, *operands: TensorType) -> Types:
         need(not self.body.has_reductions, "a map has no reductions")
@@ -110,6 +116,13 @@ class Row(Region):
 
     name = "row"
     kernel = "row"
+    samples = (
+        (
+            {"body": body("x r", "h m", "h = x + r\nm = row_mean(h * h)"), "dtypes": ("f32", "f32")},
+            ("f32[2,3,20]", "f32[2,3,20]"),
+        ),
+        ({"body": body("x s", "y", "y = s * x / row_sum(exp(x))"), "dtypes": ("f32",)}, ("f32[5,7]", "f32[5,1]")),
+    )
 
     def infer(self, *operands: TensorType) -> Types:
         space = self.space(operands)
@@ -131,6 +144,10 @@ class Column(Region):
     kernel = "column"
     in_place = ()
     keep: int = 1
+    samples = (
+        ({"body": body("x y", "s t", "s = x * y\nt = copy(x)"), "dtypes": ("f32", "f32")}, ("f32[2,3,20]",) * 2),
+        ({"body": ITSELF, "dtypes": ("f32",), "keep": 0}, ("f32[5,7]",)),
+    )
 
     def infer(self, *operands: TensorType) -> Types:
         space = self.space(operands)
@@ -158,6 +175,16 @@ class Gemm(Region):
     kernel = "matmul"
     trans_a: bool = False
     trans_b: bool = False
+    samples = (
+        (
+            {"body": body("acc b r", "y", "y = r + (acc + b)"), "dtypes": ("f32",), "trans_b": True},
+            ("f32[2,3,4]", "f32[5,4]", "f32[5]", "f32[2,3,5]"),
+        ),
+        (
+            {"body": body("acc", "h y", "h = 2 * acc\ny = gelu(h)"), "dtypes": ("f32", "f32"), "trans_a": True},
+            ("f32[20,9]", "f32[20,17]"),
+        ),
+    )
 
     @property
     def in_place(self) -> Pairs:  # type: ignore[override]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gptc.ir.body import Body, evaluate
-from gptc.ir.op import Array, Op, ShapeError, Types, need
+from gptc.ir.op import Array, Op, ShapeError, Types, need, need_count
 from gptc.ir.ops.region import element_names
 from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
 
@@ -20,7 +20,7 @@ class RowOp(Op):
     def space(self, *operands: TensorType) -> Shape:
         """The iteration space [.., cols]."""
         arity = len(self.body().inputs)
-        need(len(operands) == arity, f"takes {arity} operands, got {len(operands)}")
+        need_count(operands, arity)
         shape = broadcast(*(t.shape for t in operands))
         if not shape:
             need(False, f"operands do not broadcast to rows: {' and '.join(map(str, operands))}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, register
+from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
 from gptc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -30,8 +30,12 @@ class Reshape(ShapeOp):
     samples = (({"shape": (2, 6)}, ("f32[3,4]",)), ({"shape": ()}, ("f32[1,1]",)))
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         (x,) = operands
-        need(math.prod(self.shape) == x.count, f"cannot give {x} the shape {list(self.shape)}")
+        need(
+            min(self.shape, default=1) > 0 and math.prod(self.shape) == x.count,
+            f"cannot give {x} the shape {list(self.shape)}",
+        )
         return (x.with_shape(self.shape),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
@@ -50,6 +54,7 @@ class Transpose(ShapeOp):
     samples = (({"perm": (1, 0)}, ("f32[3,4]",)), ({"perm": (0, 2, 1, 3)}, ("f32[2,3,4,5]",)))
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         (x,) = operands
         need(sorted(self.perm) == list(range(x.rank)), f"{list(self.perm)} is no permutation of the axes of {x}")
         return (x.with_shape(x.shape[p] for p in self.perm),)
@@ -64,27 +69,44 @@ class Transpose(ShapeOp):
 
 @register
 class Split(ShapeOp):
-    """Cut one axis into `parts` equal pieces."""
+    """Cut one axis into pieces of the given `sizes`, or into `parts` equal ones."""
 
     name = "split"
     axis: int = -1
     parts: int = 2
-    samples = (({"parts": 3}, ("f32[2,6]",)), ({"axis": 0}, ("f32[4,3]",)))
+    sizes: tuple[int, ...] = ()
+    samples = (
+        ({"parts": 3}, ("f32[2,6]",)),
+        ({"axis": 0}, ("f32[4,3]",)),
+        ({"sizes": (4, 1, 2)}, ("f32[2,7]",)),
+    )
+
+    def lengths(self, x: TensorType) -> tuple[int, ...]:
+        """Size of each piece along the axis."""
+        need(-x.rank <= self.axis < x.rank, f"{x} has no axis {self.axis}")
+        size = x.shape[self.axis]
+        if self.sizes:
+            fits = min(self.sizes) > 0 and sum(self.sizes) == size
+            need(fits, f"axis {self.axis} of {x} is not {' + '.join(map(str, self.sizes))}")
+            return self.sizes
+        fits = self.parts > 0 and size % self.parts == 0
+        need(fits, f"axis {self.axis} of {x} does not divide into {self.parts} parts")
+        return (size // self.parts,) * self.parts
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         (x,) = operands
-        size = x.shape[self.axis]
-        need(size % self.parts == 0, f"axis {self.axis} of {x} does not divide into {self.parts} parts")
-        shape = list(x.shape)
-        shape[self.axis] = type(size)(size // self.parts)
-        return (x.with_shape(shape),) * self.parts
+        axis = self.axis % max(1, x.rank)
+        return tuple(x.with_shape((*x.shape[:axis], n, *x.shape[axis + 1 :])) for n in self.lengths(x))
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
-        return tuple(np.split(operands[0], self.parts, self.axis))
+        (x,) = operands
+        ends = np.cumsum(self.lengths(TensorType.of_array(x)))
+        return tuple(np.split(x, ends[:-1], self.axis))
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
         pieces = [
-            g if g is not None else b.broadcast_to(b.scalar(0), shape=r.type.shape)
+            g if g is not None else b.broadcast_to(b.scalar(0, r.type.dtype), shape=r.type.shape)
             for g, r in zip(grads, results, strict=True)
         ]
         return (b.concat(*pieces, axis=self.axis),)
@@ -100,12 +122,13 @@ class Concat(ShapeOp):
     samples = (({}, ("f32[2,3]", "f32[2,4]")), ({"axis": 0}, ("f32[2,3]", "f32[1,3]", "f32[2,3]")))
 
     def infer(self, *operands: TensorType) -> Types:
+        need(len(operands) > 0, "takes at least one operand")
         first = operands[0]
+        need(-first.rank <= self.axis < first.rank, f"{first} has no axis {self.axis}")
         axis = self.axis % first.rank
         for other in operands[1:]:
-            fits = other.rank == first.rank and all(
-                a == b for i, (a, b) in enumerate(zip(other.shape, first.shape, strict=True)) if i != axis
-            )
+            aligned = (*other.shape[:axis], first.shape[axis], *other.shape[axis + 1 :])
+            fits = other.dtype is first.dtype and aligned == first.shape
             need(fits, f"cannot join {first} and {other} along axis {self.axis}")
         shape: list[int] = list(first.shape)
         shape[axis] = sum(t.shape[axis] for t in operands)
@@ -115,10 +138,11 @@ class Concat(ShapeOp):
         return (np.concatenate(operands, self.axis),)
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
-        sizes = {v.type.shape[self.axis] for v in operands}
-        need(len(sizes) == 1, "the gradient needs pieces of one size")
-        pieces = b.split(grads[0], axis=self.axis, parts=len(operands))
-        return pieces if isinstance(pieces, tuple) else (pieces,)
+        sizes = tuple(int(v.type.shape[self.axis]) for v in operands)
+        equal = len(set(sizes)) == 1
+        cut = Split(axis=self.axis, parts=len(sizes)) if equal else Split(axis=self.axis, sizes=sizes)
+        assert grads[0] is not None
+        return b.apply(cut, (grads[0],))
 
 
 @register
@@ -130,6 +154,7 @@ class BroadcastTo(ShapeOp):
     samples = (({"shape": (3, 4)}, ("f32[3,1]",)), ({"shape": (2, 3)}, ("f32[]",)))
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         (x,) = operands
         lead = len(self.shape) - x.rank
         fits = lead >= 0 and all(d in (1, s) for d, s in zip(x.shape, self.shape[lead:], strict=True))
@@ -158,6 +183,7 @@ class View(ShapeOp):
     samples = (({"shape": (2, 3), "strides": (6, 1), "offset": 3}, ("f32[2,6]",)),)
 
     def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
         (x,) = operands
         y = TensorType.of(x.dtype, self.shape, self.strides)
         need(x.span == x.count, f"the base of a view must have no gaps, got {x}")

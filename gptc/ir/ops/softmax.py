@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gptc.ir.body import Body, body
-from gptc.ir.op import Grads, Types, Values, need, register
+from gptc.ir.op import Grads, Types, Values, need, need_count, register
 from gptc.ir.ops.row import RowOp
 from gptc.ir.types import TensorType
 
@@ -39,7 +39,7 @@ class Softmax(RowOp):
         )
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 1, f"takes 1 operand, got {len(operands)}")
+        need_count(operands, 1)
         need(not self.causal or operands[0].rank >= 2, f"a causal softmax needs two axes, got {operands[0]}")
         return super().infer(*operands)
 
@@ -60,6 +60,6 @@ class SoftmaxGrad(RowOp):
         return body("dy y", "dx", "dx = y * (dy - row_sum(dy * y))")
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) == 2, f"takes 2 operands, got {len(operands)}")
+        need_count(operands, 2)
         need(operands[0].shape == operands[1].shape, f"gradient {operands[0]} must match {operands[1]}")
         return super().infer(*operands)

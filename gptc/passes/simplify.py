@@ -1,0 +1,177 @@
+"""Compute less, exactly: equal nodes once, identities away, unused nodes dropped.
+
+Reads:    a graph at any stage up to `precise`.      Leaves: the same stage.
+Does:     common subexpressions; dead code; constants folded; identities of arithmetic, casts and shapes; sums into
+          a scatter; broadcasts that elementwise ops do by themselves.
+Does not: reorder sums, or change a result by more than the sign of a zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from gptc.ir.graph import Graph, Node, Output, Value
+from gptc.ir.op import REGISTRY, Op
+from gptc.ir.ops.elementwise import Elementwise
+from gptc.ir.ops.leaf import Constant
+from gptc.ir.ops.shape import BroadcastTo, Reshape, Transpose
+from gptc.ir.types import DType
+from gptc.passes.manager import Context
+from gptc.passes.rewrite import Rewriter, Rule, drop_unused, rewrite, with_operands
+
+
+@dataclass(frozen=True)
+class Simplify:
+    """Common subexpressions, dead code, identities."""
+
+    name: ClassVar[str] = "simplify"
+    stages: ClassVar[tuple[str, str]] = ("precise", "precise")
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        before = None
+        while graph != before:
+            before = graph
+            graph = drop_unused(share(rewrite(graph, RULES, context)))
+        return graph
+
+
+def share(graph: Graph) -> Graph:
+    """Compute equal nodes once: the first of them serves all."""
+    known: dict[tuple[Op, tuple[Value, ...]], tuple[Value, ...]] = {}
+    replaced: dict[str, Value] = {}
+    nodes: list[Node] = []
+    for old in graph.nodes:
+        node = with_operands(old, tuple(replaced.get(v.name, v) for v in old.operands))
+        first = known.setdefault((node.op, node.operands), node.results)
+        if first is node.results:
+            nodes.append(node)
+        else:
+            replaced |= {v.name: w for v, w in zip(node.results, first, strict=True)}
+    outputs = tuple(Output(o.name, replaced.get(o.value.name, o.value)) for o in graph.outputs)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs)
+
+
+def _neutral(number: float, *positions: int) -> Rule:
+    """x op number = x, where the number may stand at one of `positions`."""
+
+    def rule(r: Rewriter, node: Node) -> Value | None:
+        for position in positions:
+            other = node.operands[1 - position]
+            if r.number(node.operands[position]) == number and other.type == node.results[0].type:
+                return other
+        return None
+
+    return rule
+
+
+def _fold(r: Rewriter, node: Node) -> Node | None:
+    """A rank-0 result of constants is a constant."""
+    (y,) = node.results
+    if y.type.rank or not y.type.dtype.is_float:
+        return None
+    numbers = [r.number(v) for v in node.operands]
+    if any(n is None for n in numbers):
+        return None
+    (value,) = node.op.eval(*(np.asarray(n, v.type.dtype.numpy) for n, v in zip(numbers, node.operands, strict=True)))
+    return replace(node, op=Constant(float(value), y.type.dtype), operands=())
+
+
+def _needless_broadcast(r: Rewriter, node: Node) -> Node | None:
+    """Elementwise ops broadcast by themselves, as long as another operand gives the shape."""
+    narrow = list(node.operands)
+    for i, value in enumerate(node.operands):
+        producer = r.producer(value)
+        if producer.op.name == "broadcast_to":
+            trial = [*narrow[:i], producer.operands[0], *narrow[i + 1 :]]
+            if node.op.infer(*(v.type for v in trial)) == tuple(v.type for v in node.results):
+                narrow = trial
+    return replace(node, operands=tuple(narrow)) if tuple(narrow) != node.operands else None
+
+
+def _reshape(r: Rewriter, node: Node) -> Value | Node | None:
+    """A reshape to the same shape is nothing; one of a reshape needs only the last."""
+    (x,) = node.operands
+    if x.type.shape == node.results[0].type.shape:
+        return x
+    producer = r.producer(x)
+    return replace(node, operands=producer.operands) if isinstance(producer.op, Reshape) else None
+
+
+def _transpose(r: Rewriter, node: Node) -> Value | Node | None:
+    """The identity permutation is nothing; two transposes are one."""
+    assert isinstance(node.op, Transpose)
+    if node.op.perm == tuple(range(len(node.op.perm))):
+        return node.operands[0]
+    inner = r.producer(node.operands[0])
+    if not isinstance(inner.op, Transpose):
+        return None
+    perm = tuple(inner.op.perm[i] for i in node.op.perm)
+    return replace(node, op=Transpose(perm), operands=inner.operands)
+
+
+def _broadcast_to(r: Rewriter, node: Node) -> Value | Node | None:
+    """To the same shape it is nothing; one of a broadcast needs only the last."""
+    (x,) = node.operands
+    if x.type.shape == node.results[0].type.shape:
+        return x
+    producer = r.producer(x)
+    return replace(node, operands=producer.operands) if isinstance(producer.op, BroadcastTo) else None
+
+
+def _copy(r: Rewriter, node: Node) -> Value | None:
+    """A copy of something contiguous is nothing."""
+    return node.operands[0] if node.operands[0].type == node.results[0].type else None
+
+
+def _cast(r: Rewriter, node: Node) -> Value | None:
+    """A cast to the same type is nothing, and so is the way back from a wider type."""
+    (x,), wanted = node.operands, node.results[0].type
+    if x.type == wanted:
+        return x
+    inner = r.producer(x)
+    if inner.op.name != "cast" or inner.operands[0].type != wanted:
+        return None
+    return inner.operands[0] if x.type.dtype in _WIDER.get(wanted.dtype, ()) else None
+
+
+_WIDER = {DType.bf16: (DType.f32, DType.f64), DType.f16: (DType.f32, DType.f64), DType.f32: (DType.f64,)}
+"""Types that hold every number of the key's type."""
+
+
+def _sum_into_scatter(r: Rewriter, node: Node) -> Node | None:
+    """x + scatter_add(0, ids, dy) = scatter_add(x, ids, dy): no tensor of zeros, no second sum."""
+    for i, value in enumerate(node.operands):
+        scatter, base = r.producer(value), node.operands[1 - i]
+        only_here = len(r.before.users.get(value.name, ())) <= 1
+        if scatter.op.name == "scatter_add" and only_here and base.type == node.results[0].type:
+            zeros, ids, dy = scatter.operands
+            if r.number(zeros) == 0:
+                return replace(node, op=scatter.op, operands=(base, ids, dy))
+    return None
+
+
+def _all_rows(r: Rewriter, node: Node) -> Value | None:
+    """embedding(w, [0, 1, ..., V-1]) = w."""
+    w, ids = node.operands
+    every = r.producer(ids).op.name == "iota" and ids.type.shape == w.type.shape[:1]
+    return w if every else None
+
+
+_SPECIAL: dict[str, tuple[Rule, ...]] = {
+    "add": (_neutral(0, 0, 1), _sum_into_scatter),
+    "sub": (_neutral(0, 1),),
+    "mul": (_neutral(1, 0, 1),),
+    "div": (_neutral(1, 1),),
+    "reshape": (_reshape,),
+    "transpose": (_transpose,),
+    "broadcast_to": (_broadcast_to,),
+    "copy": (_copy,),
+    "cast": (_cast,),
+    "embedding": (_all_rows,),
+}
+_POINTWISE = [name for name, op in REGISTRY.items() if issubclass(op, Elementwise)]
+RULES = _SPECIAL | {name: (_fold, *_SPECIAL.get(name, ()), _needless_broadcast) for name in _POINTWISE}
+"""Op name -> its rules, tried in order."""

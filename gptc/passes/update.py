@@ -1,0 +1,104 @@
+"""From gradients to new parameters.
+
+Reads:    a graph at stage `differentiated` with an output `grad:<key>` for every parameter; `collect` leaves such
+          a graph, `apply` needs nothing but the parameters.
+Leaves:   the same stage.
+Does:     `step`     global-norm clipping and AdamW; outputs `norm` and each `<key>`, `<key>.m`, `<key>.v`
+          `collect`  one micro-step of several: gradients are added up in buffers `<key>.grad`
+          `apply`    the update that follows the last micro-step: as `step`, from the buffers
+Does not: know the learning rate or how many steps there were: those are the inputs `lr` and `step`.
+
+Clipping as in Pascanu et al. 2013, AdamW as in Loshchilov and Hutter 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from gptc.ir.build import Builder, extend
+from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.ops.leaf import Buffer
+from gptc.passes.differentiate import GRADIENT, parameters
+from gptc.passes.manager import Context
+
+Part = Literal["step", "collect", "apply"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """Clip by global norm, then AdamW, whose decay applies to parameters of the decay group."""
+
+    name: ClassVar[str] = "update"
+    stages: ClassVar[tuple[str, str]] = ("differentiated", "differentiated")
+
+    part: Part = "step"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    """Largest global norm of the gradients; 0 leaves them as they are."""
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        if self.part == "apply":
+            return self.apply(graph)
+        grads = {o.name.removeprefix(GRADIENT): o.value for o in graph.outputs if o.name.startswith(GRADIENT)}
+        b = extend(replace(graph, outputs=tuple(o for o in graph.outputs if not o.name.startswith(GRADIENT))))
+        if self.part == "collect":
+            collect(b, parameters(graph), grads)
+        else:
+            self.update(b, parameters(graph), grads)
+        return b.build("differentiated")
+
+    def apply(self, graph: Graph) -> Graph:
+        """A program of its own: parameters and their collected gradients in, parameters out."""
+        b = Builder(graph.name)
+        params = parameters(graph)
+        for node in params.values():
+            b.add_node(node)
+        self.update(b, params, {key: state(b, node, "grad") for key, node in params.items()})
+        return b.build("differentiated")
+
+    def update(self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
+        """Append clipping and one `adamw` for each parameter."""
+        lr, step = (b.input(key=key, label=key) for key in ("lr", "step"))
+        squares = []
+        for key, node in params.items():
+            with b.place(node.span, f"update {key}"):
+                squares.append(b.sum_squares(grads[key], label=f"{node.name}.squares"))
+        with b.place(None, "clip"):
+            norm = b.global_norm(*squares, label="norm")
+            # A limit of infinity never clips, and spares a second form of the update.
+            scale = b.clip_scale(norm, limit=self.clip or math.inf)
+        b.output("norm", norm)
+        for key, node in params.items():
+            assert isinstance(node.op, Buffer)
+            with b.place(node.span, f"update {key}"):
+                m, v = state(b, node, "m"), state(b, node, "v")
+                decay = self.weight_decay if node.op.decay else 0.0
+                rates = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": decay}
+                operands = node.results[0], grads[key], m, v, lr, step, scale
+                new = b.adamw(*operands, label=f"{node.name}.new", **rates)
+            for name, value in zip((key, f"{key}.m", f"{key}.v"), new, strict=True):
+                b.output(name, value)
+
+
+def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
+    """Append `<key>.grad = grad` on the first micro-step, `<key>.grad += grad` on the others."""
+    first = b.input(key="first", label="first")
+    for key, node in params.items():
+        with b.place(node.span, f"collect {key}"):
+            total = state(b, node, "grad")
+            b.output(f"{key}.grad", b.accumulate(total, grads[key], first, label=f"{node.name}.collected"))
+
+
+def state(b: Builder, parameter: Node, suffix: str) -> Value:
+    """A state buffer `<key>.<suffix>` like the parameter, zero at the start."""
+    assert isinstance(parameter.op, Buffer)
+    like = parameter.op
+    op = replace(like, key=f"{like.key}.{suffix}", role="state", init="zeros", valid=(), decay=False)
+    (value,) = b.apply(op, (), f"{parameter.name}.{suffix}")
+    return value

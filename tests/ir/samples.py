@@ -1,0 +1,54 @@
+"""Every sample of every op, and operands to run it on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptc.ir.op import REGISTRY, Array, Op, op_class
+from gptc.ir.ops.loss import CrossEntropy, CrossEntropyGrad
+from gptc.ir.text import parse_type
+from gptc.ir.types import TensorType
+
+op_class("add")  # fills the registry
+OPS = sorted(REGISTRY)
+Sample = tuple[Op, tuple[TensorType, ...]]
+POSITIVE = {("adamw", 3), ("clip_scale", 0), ("global_norm", 0), ("global_norm", 1), ("global_norm", 2)}
+"""(op, operand) pairs that are sums of squares or their roots."""
+
+
+def samples_of(name: str) -> list[Sample]:
+    cls = REGISTRY[name]
+    return [(cls(**attributes), tuple(map(parse_type, types))) for attributes, types in cls.samples]
+
+
+def every_sample() -> list[Any]:
+    """Parameters for `pytest.mark.parametrize("op, types", ...)`."""
+    return [
+        pytest.param(op, types, id=f"{name}-{number}")
+        for name in OPS
+        for number, (op, types) in enumerate(samples_of(name))
+    ]
+
+
+def operands(op: Op, types: tuple[TensorType, ...], seed: int, wide: bool = False) -> list[Array]:
+    """Arrays in the domain of `op`: float32, or float64 if `wide`; integers that its table or classes have."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index, kind in enumerate(types):
+        if not kind.dtype.is_float:
+            classes = isinstance(op, (CrossEntropy, CrossEntropyGrad))
+            bound = op.classes if classes else int(types[0].shape[0])  # type: ignore[attr-defined]
+            found.append(rng.integers(0, bound, kind.shape, np.int32))
+            continue
+        array = rng.standard_normal(kind.shape)
+        if (op.name, index) in POSITIVE:
+            array = np.abs(array)
+        elif (op.name, index) == ("div", 1):
+            array = np.copysign(0.5 + np.abs(array), array)
+        elif (op.name, index) == ("adamw", 5):
+            array = np.asarray(3.0)
+        found.append(array.astype(np.float64 if wide else kind.dtype.numpy))
+    return found
