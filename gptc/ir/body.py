@@ -224,9 +224,10 @@ def evaluate(code: Body, inputs: Sequence[Array], shape: Sequence[int]) -> tuple
         name: a if a.dtype.kind in "iu" else a.astype(work, copy=False)
         for name, a in zip(code.inputs, inputs, strict=True)
     }
-    for stmt in code.stmts:
-        args = [values[a] if isinstance(a, str) else np.asarray(a, dtype=work) for a in stmt.args]
-        values[stmt.result] = _apply(stmt.fn, args, space, work)
+    with np.errstate(all="ignore"):  # infinities and NaNs flow on, as they do in emitted code
+        for stmt in code.stmts:
+            args = [values[a] if isinstance(a, str) else np.asarray(a, dtype=work) for a in stmt.args]
+            values[stmt.result] = _apply(stmt.fn, args, space, work)
     return tuple(values[name] for name in code.outputs)
 
 

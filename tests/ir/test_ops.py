@@ -1,4 +1,4 @@
-"""Laws that every op of the registry keeps, and golden numbers for a few."""
+"""Laws that every op of the registry keeps."""
 
 from __future__ import annotations
 
