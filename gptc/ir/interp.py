@@ -178,12 +178,18 @@ def _run_planned(node: Node, memory: _Memory, dying: list[Value]) -> None:
 
 
 def check_plan(graph: Graph, feeds: Feeds) -> None:
-    """Run a planned graph both ways; InternalError at the first node whose results are not the same bits."""
+    """Run a planned graph both ways; InternalError at the first node or output that is not the same bits."""
     expected = _steps(graph, feeds, wide=False)
+    kept: dict[str, Array] = {}
 
     def compare(node: Node, results: tuple[Array, ...]) -> None:
         for value, here, there in zip(node.results, results, next(expected)[1], strict=True):
             if here.tobytes() != there.tobytes():
                 raise InternalError.of(f"the plan destroys {value} = {node.op.name}", node.span)
+            if value.name in graph.output_names:
+                kept[value.name] = there
 
-    interpret_planned(graph, feeds, compare)
+    found = interpret_planned(graph, feeds, compare)
+    for output in graph.outputs:
+        if found[output.name].tobytes() != kept[output.value.name].tobytes():
+            raise InternalError.of(f"the plan destroys the output {output.name!r} after it is made")

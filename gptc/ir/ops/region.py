@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptc.ir.body import REDUCTIONS, Body, body, evaluate
-from gptc.ir.op import Array, Op, Pairs, Types, need, register
+from gptc.ir.op import Array, Op, Pairs, Types, need, need_count, register
 from gptc.ir.ops.matmul import matmul_eval, matmul_type
 from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
 
@@ -43,9 +43,7 @@ class Region(Op):
 
     def space(self, operands: Sequence[TensorType]) -> Shape:
         """The iteration space: what the operands broadcast to."""
-        need(
-            len(operands) == len(self.body.inputs), f"body takes {len(self.body.inputs)} operands, got {len(operands)}"
-        )
+        need_count(operands, len(self.body.inputs))
         shape = broadcast(*(t.shape for t in operands), tuple(Dim(d) for d in self.shape))
         if shape is None:
             need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
@@ -193,6 +191,7 @@ class Gemm(Region):
         return tuple((i, j) for i in range(len(self.body.outputs)) for j in epilogue)
 
     def product(self, operands: Sequence[TensorType]) -> TensorType:
+        need_count(operands, len(self.body.inputs) + 1)
         return matmul_type(operands[0], operands[1], self.trans_a, self.trans_b)
 
     def infer(self, *operands: TensorType) -> Types:
