@@ -19,7 +19,7 @@ from gptc.ir.compose import bind
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.op import Op
 from gptc.ir.ops.elementwise import Elementwise
-from gptc.ir.ops.leaf import Constant
+from gptc.ir.ops.leaf import Constant, Iota
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.reduce import ReduceMean, ReduceSum
 from gptc.ir.ops.region import ITSELF, Column, Gemm, Map, Region, Row
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gptc.passes.manager import Context
 
 COPY = body("x", "y", "y = copy(x)")
+INDEX = body("", "y", "y = col()")
 SUM = body("x", "y", "y = row_sum(x)")
 PRODUCT = Body(("acc",), (), ("acc",))
 
@@ -59,6 +60,7 @@ class _Lowering:
         self.b = b
         self.rules: dict[type[Op], Callable[[Node], None]] = {
             BroadcastTo: self.broadcast_to,
+            Iota: self.iota,
             ReduceSum: self.reduce_sum,
             ReduceMean: self.reduce_mean,
             Matmul: self.matmul,
@@ -102,6 +104,9 @@ class _Lowering:
 
     def broadcast_to(self, node: Node) -> None:
         self.region(Map, node, COPY, node.results[0].type.shape, node.operands)
+
+    def iota(self, node: Node) -> None:
+        self.region(Map, node, INDEX, node.results[0].type.shape, ())
 
     def reduce_mean(self, node: Node) -> None:
         (x,) = node.operands

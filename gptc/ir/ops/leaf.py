@@ -76,7 +76,6 @@ class Iota(Op):
     """0, 1, ..., count-1 as i32: the positions of a sequence."""
 
     name = "iota"
-    kernel = "map"
     differentiable = False
     count: int = 1
 
