@@ -26,6 +26,7 @@ from gptc.ir.ops.region import ITSELF, Column, Gemm, Map, Region, Row
 from gptc.ir.ops.row import RowOp
 from gptc.ir.ops.shape import BroadcastTo, View
 from gptc.ir.types import Dim, Shape, TensorType, broadcast
+from gptc.passes.rewrite import drop_unused
 
 if TYPE_CHECKING:
     from gptc.passes.manager import Context
@@ -48,8 +49,7 @@ class Lower:
         work = _Lowering(graph, b)
         for node in graph.nodes:
             work.lower(node)
-        b.outputs = list(graph.outputs)
-        return replace(b.build("fused"), outputs=graph.outputs)
+        return drop_unused(replace(b.build("fused"), outputs=graph.outputs))
 
 
 class _Lowering:
