@@ -14,18 +14,23 @@ from gptc.passes.memory import Memory
 from gptc.passes.precision import Precision
 from gptc.passes.recognise import Recognise
 from gptc.passes.schedule import Schedule
-from gptc.passes.select import Select
 from gptc.passes.simplify import Simplify
 from gptc.passes.update import Part, Update
 
 Pipeline = tuple[Pass, ...]
 
 PASSES: dict[str, type[Pass]] = {
-    p.name: p
-    for p in (
-        Select, Simplify, Recognise, Differentiate, Update, Precision, Layout, Lower, Fuse, Schedule, Memory,
-    )
-}  # fmt: skip
+    "simplify": Simplify,
+    "recognise": Recognise,
+    "differentiate": Differentiate,
+    "update": Update,
+    "precision": Precision,
+    "layout": Layout,
+    "lower": Lower,
+    "fuse": Fuse,
+    "schedule": Schedule,
+    "memory": Memory,
+}
 """Every pass by name."""
 
 
@@ -45,68 +50,66 @@ class Training(Protocol):
 
 
 def pipelines(options: Options, training: Training) -> dict[str, Pipeline]:
-    """Program -> its passes.  Every program starts from the graph of the model.
+    """Program -> its passes.  Programs start from the graph of the model: with its loss, or for `logits` without.
 
     Memory is not in the lists: `plan_programs` plans all programs of an artefact together.
     """
     if options.mode == "infer":
-        return {"logits": infer(options)}
-    programs = {"evaluate": evaluate(options)}
+        return {"logits": forward(options)}
     if options.micro_steps == 1:
-        return {"step": train(options, optimizer("step", training))} | programs
-    seed = 1 / options.micro_steps
+        return {"step": train(options, optimizer("step", training)), "evaluate": forward(options)}
     return {
-        "micro_step": train(options, optimizer("collect", training), seed),
-        "update": (optimizer("apply", training), *lower(options)),
-    } | programs
+        "micro_step": train(options, optimizer("collect", training)),
+        "update": (optimizer("apply", training), *kernels(options)),
+        "evaluate": forward(options),
+    }
 
 
-def train(options: Options, update: Update, seed: float = 1.0) -> Pipeline:
-    """From a model to a training program."""
+def train(options: Options, update: Update) -> Pipeline:
+    """From a model to the gradients of its loss and what becomes of them."""
     return (
-        Select(("loss",)),  # first: what only other outputs need is not differentiated
-        Simplify(),  # before recognise: patterns are written for simplified graphs
-        *recognise(options),  # before differentiate: composites have better gradients than their parts
-        Differentiate(seed),  # before precision: derivatives are taken of the mathematical graph
-        update,  # before simplify: gradients of tied parameters meet in one scatter
+        *recognise(options),
+        Differentiate(1 / options.micro_steps),  # before precision: derivatives are of the mathematical graph
+        update,  # before simplify: the gradients of a tied parameter meet in one scatter
         *compute(options),
     )
 
 
-def infer(options: Options) -> Pipeline:
-    """From a model to its logits."""
-    return (Select(("logits",)), Simplify(), *recognise(options), *compute(options))
-
-
-def evaluate(options: Options) -> Pipeline:
-    """From a model to its loss."""
-    return (Select(("loss",)), Simplify(), *recognise(options), *compute(options))
+def forward(options: Options) -> Pipeline:
+    """From a model to its loss or its logits."""
+    return (*recognise(options), *compute(options))
 
 
 def recognise(options: Options) -> Pipeline:
-    return (Recognise(),) if options.recognise else ()
+    """From a model to one that is better differentiated."""
+    composites = (Recognise(),) if options.recognise else ()
+    return (
+        Simplify(),  # before recognise: its patterns are of simplified graphs
+        *composites,  # before differentiate: composites have better gradients than their parts
+    )
 
 
 def compute(options: Options) -> Pipeline:
     """From mathematics to kernels in order."""
     return (
         Precision(options.precision),  # before layout and fuse: they must see where values are rounded
-        Simplify(),  # after the passes that write plainly: differentiate, update, precision
-        Layout(),  # before lower: views are what regions read through
-        *lower(options),
+        Simplify(),  # after differentiate, update and precision, which write plainly
+        Layout(),  # before lower: regions read through views
+        *kernels(options),
     )
 
 
-def lower(options: Options) -> Pipeline:
+def kernels(options: Options) -> Pipeline:
     """From primitives to kernels in order."""
     fuse = (Fuse(),) if options.fuse else ()
     return (
-        Lower(),  # before fuse: every primitive becomes a region, with or without fusion
+        Lower(),  # before fuse: every primitive becomes a region, whether it is fused or not
         *fuse,  # before schedule: it decides what the nodes are
         Schedule(),  # last: memory is planned for this order
     )
 
 
 def optimizer(part: Part, training: Training) -> Update:
+    """The update that `training` asks for."""
     t = training
     return Update(part, t.beta1, t.beta2, t.eps, t.weight_decay, t.clip)

@@ -93,7 +93,8 @@ class _Folding:
 
     def split(self, node: Node) -> None:
         assert isinstance(node.op, Split)
-        pieces = self.places.of(node.operands[0]).split(node.op.axis, node.op.parts)
+        (x,) = node.operands
+        pieces = self.places.of(x).split(node.op.axis, node.op.lengths(x.type))
         for value, piece in zip(node.results, pieces, strict=True):
             self.places.put(value, piece)
 

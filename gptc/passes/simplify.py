@@ -15,7 +15,7 @@ import numpy as np
 
 from gptc.ir.graph import Graph, Node, Output, Value
 from gptc.ir.op import REGISTRY, Op
-from gptc.ir.ops.elementwise import Elementwise
+from gptc.ir.ops.elementwise import Cast, Elementwise
 from gptc.ir.ops.leaf import Constant
 from gptc.ir.ops.shape import BroadcastTo, Reshape, Transpose
 from gptc.ir.types import DType
@@ -68,14 +68,12 @@ def _neutral(number: float, *positions: int) -> Rule:
 
 
 def _fold(r: Rewriter, node: Node) -> Node | None:
-    """A rank-0 result of constants is a constant."""
+    """A rank-0 result of constants is a constant, computed in double precision and rounded where it is used."""
     (y,) = node.results
-    if y.type.rank or not y.type.dtype.is_float:
-        return None
     numbers = [r.number(v) for v in node.operands]
-    if any(n is None for n in numbers):
+    if y.type.rank or isinstance(node.op, Cast) or any(n is None for n in numbers):
         return None
-    (value,) = node.op.eval(*(np.asarray(n, v.type.dtype.numpy) for n, v in zip(numbers, node.operands, strict=True)))
+    (value,) = node.op.eval(*(np.asarray(n, np.float64) for n in numbers))
     return replace(node, op=Constant(float(value), y.type.dtype), operands=())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node, Value
@@ -43,13 +44,18 @@ class Strided:
     def transpose(self, perm: Sequence[int]) -> Strided:
         return replace(self, shape=tuple(self.shape[p] for p in perm), strides=tuple(self.strides[p] for p in perm))
 
-    def split(self, axis: int, parts: int) -> tuple[Strided, ...]:
-        """Equal pieces along `axis`."""
+    def split(self, axis: int, lengths: Sequence[int]) -> tuple[Strided, ...]:
+        """Pieces of the given lengths along `axis`."""
         axis %= len(self.shape)
-        size = self.shape[axis] // parts
-        shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
-        step = size * self.strides[axis]
-        return tuple(replace(self, shape=shape, offset=self.offset + i * step) for i in range(parts))
+        starts = accumulate(lengths, initial=0)
+        return tuple(
+            replace(
+                self,
+                shape=(*self.shape[:axis], length, *self.shape[axis + 1 :]),
+                offset=self.offset + start * self.strides[axis],
+            )
+            for start, length in zip(starts, lengths, strict=False)
+        )
 
     def reshape(self, shape: Sequence[int]) -> Strided | None:
         """The same elements in row-major order under another shape; None if no strides say that."""
