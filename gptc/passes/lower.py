@@ -82,9 +82,9 @@ class _Lowering:
         reads: list[tuple[str, Value]] = []
         literals: dict[str, float] = {}
         for name, value in zip(code.inputs, map(self.source, operands), strict=True):
-            constant = self.graph.producer[value.name].op
-            if isinstance(constant, Constant):
-                literals[name] = constant.value
+            maker = self.graph.producer.get(value.name)
+            if maker is not None and isinstance(maker.op, Constant):
+                literals[name] = maker.op.value
             else:
                 reads.append((name, value))
         reached = broadcast(*(v.type.shape for _, v in reads)) or ()
@@ -99,8 +99,8 @@ class _Lowering:
 
     def source(self, value: Value) -> Value:
         """The value before a broadcast: regions broadcast by themselves."""
-        maker = self.graph.producer[value.name]
-        return self.source(maker.operands[0]) if isinstance(maker.op, BroadcastTo) else value
+        maker = self.graph.producer.get(value.name)  # None: a view made here
+        return self.source(maker.operands[0]) if maker is not None and isinstance(maker.op, BroadcastTo) else value
 
     def broadcast_to(self, node: Node) -> None:
         self.region(Map, node, COPY, node.results[0].type.shape, node.operands)
