@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import ml_dtypes
@@ -139,7 +140,12 @@ class TensorType:
         return replace(self, dtype=dtype)
 
     def __str__(self) -> str:
-        text = f"{self.dtype}[{','.join(map(str, self.shape))}]"
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        """Kept, because every `need(.., message)` spells its types whether it holds or not."""
+        text = f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
         return text if self.strides is None else f"{text}{{{','.join(map(str, self.strides))}}}"
 
 
