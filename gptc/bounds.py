@@ -59,6 +59,10 @@ class Bounded:
         return Bounded(self.value.reshape(shape), self.error.reshape(shape))
 
 
+def _same(y: Array, x: Sequence[Bounded]) -> Array:
+    return x[0].error
+
+
 def _where(y: Array, x: Sequence[Bounded]) -> Array:
     """A condition that is not certain may pick the other side."""
     condition, yes, no = x
@@ -107,7 +111,7 @@ def step(fn: str, args: Sequence[Bounded], space: Sequence[int]) -> Bounded:
     if fn in REDUCTIONS:
         return reduced(fn, args[0], space)
     value = np.asarray(SCALARS[fn].numpy(*(a.value for a in args)))
-    spread = PROPAGATE.get(fn, lambda y, x: x[0].error)
+    spread = PROPAGATE.get(fn, _same)
     error = np.broadcast_to(np.asarray(spread(value, args), np.float64), value.shape)
     floor = 1e-6 if fn == "gelu" else 0.0  # support.h promises no relative accuracy where gelu underflows
     units = UNITS.get(fn, 1)

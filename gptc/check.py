@@ -48,13 +48,17 @@ class Agreement:
     worst_at: str = ""
 
 
-def check_artefact(artefact: Artefact, library: Path, progress: Progress | None = None) -> Agreement:
+def check_artefact(
+    artefact: Artefact, library: Path, threads: int | None = None, progress: Progress | None = None
+) -> Agreement:
     """Run every program on random tokens; NumericsError at the first call that is wrong.
 
     Programs of a training artefact run in the order of two steps, so that the second finds moments that are not zero.
     """
     graphs = {graph.name: graph for graph in _graphs(artefact)}
     model = CpuModel(artefact, library)
+    if threads:
+        model.set_threads(threads)
     initialise(model)
     agreement = Agreement()
     for number, (program, first) in enumerate(_schedule(artefact)):

@@ -79,6 +79,15 @@ def bind(request: Request, model: Model) -> Options:
     return replace(request.options, batch=request.batch or train.batch, seq=seq, micro_steps=micro_steps)
 
 
+def built_graph(request: Request) -> Graph:
+    """The graph of the model before any pass."""
+    from gptc.model import build_graph, load_model
+
+    model = load_model(request.path, request.overrides)
+    options = bind(request, model)
+    return build_graph(model, options.batch, options.seq, with_loss=options.mode == "train")
+
+
 def plan(request: Request) -> Planned:
     """From the model file to planned graphs."""
     from gptc.model import build_graph, load_model
@@ -90,7 +99,9 @@ def plan(request: Request) -> Planned:
     options = bind(request, model)
     context = Context(options)
     built = build_graph(model, options.batch, options.seq, with_loss=options.mode == "train")
-    graphs, timings, remarks = [], [], []
+    graphs: list[Graph] = []
+    timings: list[tuple[str, Timing]] = []
+    remarks: list[tuple[str, Remark]] = []
     for program, passes in pipelines(options, model.train).items():
         graphs.append(run_pipeline(replace(built, name=program), passes, context))
         timings += [(program, t) for t in context.timings[len(timings) :]]
@@ -150,7 +161,9 @@ def _emit(planned: Planned, out: Path) -> tuple[Artefact, list[Program]]:
     return open_artefact(folder), programs
 
 
-def _summary(planned: Planned, programs: list[Program], artefact: Artefact, seconds: dict[str, float]) -> dict[str, Any]:
+def _summary(
+    planned: Planned, programs: list[Program], artefact: Artefact, seconds: dict[str, float]
+) -> dict[str, Any]:
     kernels = sorted({call.kernel.name for program in programs for call in program.calls})
     return {
         "model": planned.model.name,
@@ -161,6 +174,8 @@ def _summary(planned: Planned, programs: list[Program], artefact: Artefact, seco
         "passes": [{"program": program, **asdict(timing)} for program, timing in planned.timings],
         "memory": [asdict(arena) for arena in planned.memory.arenas],
         "segments": dict(planned.memory.segments),
+        "train": planned.model.train.model_dump(),
+        "origins": dict(planned.model.origins),
         "seconds": seconds,
     }
 

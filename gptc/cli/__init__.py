@@ -1,0 +1,41 @@
+"""The command line.  One command a file; this one puts them together.
+
+Imports here are what `gptc --help` waits for: typer and nothing else.  A command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from gptc.cli import cache, compile, diff, doctor, generate, opt, schema, show, train
+from gptc.cli.failure import guarded
+
+app = typer.Typer(
+    name="gptc",
+    help="Compile a GPT described in YAML to readable C, train it, and let it write.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+shows = typer.Typer(help="Show what the compiler makes of a model.", no_args_is_help=True)
+caches = typer.Typer(help="Look after the cache of compiled code.", no_args_is_help=True)
+
+app.command("compile")(guarded(compile.compile_))
+app.command("train")(guarded(train.train))
+app.command("generate")(guarded(generate.generate))
+app.add_typer(shows, name="show")
+for name, view in show.VIEWS.items():
+    shows.command(name)(guarded(view))
+app.command("diff")(guarded(diff.diff))
+app.command("opt")(guarded(opt.opt))
+app.command("schema")(guarded(schema.schema))
+app.command("doctor")(guarded(doctor.doctor))
+app.add_typer(caches, name="cache")
+for name, action in cache.ACTIONS.items():
+    caches.command(name)(guarded(action))
+
+
+def main() -> None:
+    """The entry point.  Exit codes: 0 fine, 1 input, 2 usage, 3 a tool is missing, 4 numerics, 5 I/O, 70 a bug."""
+    app()

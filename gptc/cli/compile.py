@@ -1,0 +1,77 @@
+"""`gptc compile`: a model file becomes a folder of C, and the folder a library."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptc.cli.flags import Job, Json, compiles
+
+if TYPE_CHECKING:
+    from gptc.cli.output import Output
+    from gptc.compiler import Compiled
+    from gptc.runtime.build import Built
+
+
+@compiles(mode=None)
+def compile_(
+    job: Job,
+    build: Annotated[bool, typer.Option("--build/--no-build", help="Also build the library.")] = True,
+    json: Json = False,
+) -> None:
+    """Compile a model to C, and the C to a library."""
+    from gptc.cli.output import Output, seconds
+
+    output = Output(json)
+    start = time.perf_counter()
+    compiled, built = compile_and_build(job, output, build)
+    took = time.perf_counter() - start
+    _print(output, compiled, built)
+    output.line(f"{'found in the cache' if compiled.cached else 'done'} in {seconds(took)}: {compiled.artefact.folder}")
+    library = {"library": str(built.library), "compiled_units": built.compiled} if built else {}
+    where = {"folder": str(compiled.artefact.folder), "cached": compiled.cached, "total_seconds": took}
+    output.result(compiled.summary | where | library)
+
+
+def compile_and_build(job: Job, output: Output, build: bool = True) -> tuple[Compiled, Built | None]:
+    """Run the compiler, then the C compiler, with progress."""
+    from gptc.cli.output import Ticker
+    from gptc.compiler import build_model, compile_model
+
+    with Ticker(output, "compiling"):
+        compiled = compile_model(job.request, job.out)
+    if not build:
+        return compiled, None
+    start = time.perf_counter()
+    with Ticker(output, "building unit") as ticker:
+        built = build_model(compiled, progress=ticker)
+    compiled.summary["seconds"]["build"] = time.perf_counter() - start
+    return compiled, built
+
+
+def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
+    from gptc.cli.output import seconds, size
+
+    summary: dict[str, Any] = compiled.summary
+    dims = compiled.artefact.manifest.dims
+    output.line(f"{summary['model']}: {summary['parameters']:,} parameters, B {dims['B']}, T {dims['T']}", "bold")
+    main = next(iter(summary["programs"]))
+    passes = [p for p in summary["passes"] if p["program"] == main]
+    rows = [(p["pass_name"], p["before"], p["after"], f"{p['seconds'] * 1e3:.1f}") for p in passes]
+    output.table(f"passes of {main}", ("pass", ">nodes before", ">after", ">ms"), rows)
+    arenas = [
+        (a["program"], summary["programs"][a["program"]], size(a["sum_of_tensors"]), size(a["lower_bound"]),
+         size(a["arena"]), f"{a['arena'] / max(1, a['lower_bound']):.3f}")
+        for a in summary["memory"]
+    ]  # fmt: skip
+    columns = ("program", ">kernel calls", ">sum of tensors", ">lower bound", ">arena", ">arena / bound")
+    output.table("memory", columns, arenas)
+    output.line("segments: " + ", ".join(f"{name} {size(n)}" for name, n in summary["segments"].items()))
+    kernels = f"{len(summary['kernels'])} kernels"
+    if built:
+        units = len(compiled.artefact.manifest.build.units)
+        kernels += f"; {built.compiled} of {units} units compiled, {units - built.compiled} from the cache"
+    output.line(kernels)
+    output.line(", ".join(f"{name} {seconds(took)}" for name, took in summary["seconds"].items()))

@@ -1,0 +1,109 @@
+"""`gptc doctor`: is everything here that gptc needs?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from gptc.cli.flags import Json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.  Not `needed`: gptc works without it."""
+
+    what: str
+    ok: bool
+    detail: str
+    needed: bool = True
+
+
+def doctor(
+    compiler: Annotated[str, typer.Option("--compiler", envvar="CC", help="C compiler.")] = "cc",
+    march: Annotated[str, typer.Option("--march", help="Instruction set, as the C compiler spells it.")] = "native",
+    json: Json = False,
+) -> None:
+    """Look for all that gptc needs, and say what is missing and how to get it."""
+    from dataclasses import asdict
+
+    from gptc.cli.output import Output
+
+    output = Output(json)
+    findings = [_python(), _compiler(compiler, march), _openmp(compiler), _cache(), _tokenizer()]
+    marks = {True: "ok", False: "missing"}
+    rows = [(f.what, marks[f.ok] if f.needed or f.ok else "not here", f.detail) for f in findings]
+    output.table("", ("", "", ""), rows)
+    bad = [f for f in findings if f.needed and not f.ok]
+    output.line("something is missing" if bad else "all is well")
+    if bad:
+        if json:
+            from json import dumps
+
+            print(dumps({"ok": False, "code": 3, "findings": [asdict(f) for f in findings]}))
+        raise typer.Exit(3)
+    output.result({"findings": [asdict(f) for f in findings]})
+
+
+def _python() -> Finding:
+    import platform
+
+    import gptc
+
+    return Finding("gptc", True, f"{gptc.__version__}, Python {platform.python_version()}, {platform.machine()}")
+
+
+def _compiler(compiler: str, march: str) -> Finding:
+    from gptc.codegen.target import describe
+    from gptc.errors import GptcError
+
+    try:
+        target = describe(compiler, march)
+    except GptcError as error:
+        return Finding(
+            "C compiler", False, "; ".join(d.message + (f" ({d.hint})" if d.hint else "") for d in error.diagnostics)
+        )
+    return Finding("C compiler", True, f"{compiler} -march={march}: vectors of {target.vector} floats")
+
+
+def _openmp(compiler: str) -> Finding:
+    """Compile and link a program that needs OpenMP's headers and library."""
+    import shlex
+    import subprocess
+    import tempfile
+    from pathlib import Path
+
+    source = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "openmp.c"
+        path.write_text(source)
+        argv = [*shlex.split(compiler), "-fopenmp", str(path), "-o", str(path.with_suffix(""))]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return Finding("OpenMP", False, str(error))
+    lines = done.stderr.strip().splitlines()
+    return Finding("OpenMP", done.returncode == 0, lines[0] if lines and done.returncode else "compiles and links")
+
+
+def _cache() -> Finding:
+    from gptc.errors import GptcError
+    from gptc.runtime.cache import Cache
+
+    try:
+        stats = Cache().stats()
+    except GptcError as error:
+        return Finding("cache", False, error.diagnostics[0].message)
+    return Finding("cache", True, f"{stats.root}, {stats.entries} entries, {stats.bytes / 1e6:,.1f} MB")
+
+
+def _tokenizer() -> Finding:
+    """The vocabulary of gpt2, only if it is here already: looking must not go to the network."""
+    import os
+
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    detail = (
+        f"vocabulary in {folder}" if folder else "its vocabulary is fetched on first use, or set TIKTOKEN_CACHE_DIR"
+    )
+    return Finding("tokenizer gpt2", folder is not None, detail, needed=False)

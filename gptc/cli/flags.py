@@ -1,0 +1,115 @@
+"""Flags that several commands share: each is declared once, so it means the same everywhere."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gptc.compiler import Request
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Text or token shard (default: Python's standard library).")]
+TokenizerName = Annotated[
+    str | None, typer.Option("--tokenizer", help="How text becomes tokens: bytes or gpt2 (default: the model's).")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads to use (default: all); results are the same.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the random numbers.")]
+Program = Annotated[str | None, typer.Option("--program", help="step, evaluate, logits, ... (default: all).")]
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    """A parser that accepts one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(allowed)}")
+        return text
+
+    parse.__name__ = "|".join(allowed)
+    return parse
+
+
+def _option(kind: Any, name: str, text: str, default: Any = None, **more: Any) -> tuple[Any, Any]:
+    return Annotated[kind, typer.Option(name, help=text, **more)], default
+
+
+COMPILE: dict[str, tuple[Any, Any]] = {
+    "batch": _option(int | None, "--batch", "Sequences in a micro-step (default: the model's).", min=1),
+    "seq": _option(int | None, "--seq", "Positions in a sequence (default: the model's).", min=1),
+    "micro_steps": _option(int | None, "--micro-steps", "Micro-steps in a step (default: the model's).", min=1),
+    "overrides": _option(list[str] | None, "--set", "Override a value of the model, as train.lr=3e-4.",
+                         metavar="KEY=VALUE"),
+    "target": _option(str, "--target", "c: C11 and OpenMP.", "c", parser=_choice("c")),
+    "march": _option(str, "--march", "Instruction set, as the C compiler spells it.", "native"),
+    "compiler": _option(str, "--compiler", "C compiler.", "cc", envvar="CC"),
+    "precision": _option(str, "--precision", "Of what is computed; weights stay f32.", "f32",
+                         parser=_choice("f32", "bf16")),
+    "plan": _option(str, "--plan", "best: share memory. naive: a place for each tensor.", "best",
+                    parser=_choice("best", "naive")),
+    "no_fuse": _option(bool, "--no-fuse", "One kernel for each operation.", False),
+    "no_recognise": _option(bool, "--no-recognise", "Keep the model's own operations, as softmax of a product.", False),
+    "sanitize": _option(bool, "--sanitize", "Build with the address and undefined-behaviour sanitizers.", False),
+    "out": _option(Path, "--out", "Folder for artefacts.", Path("build")),
+}  # fmt: skip
+"""Flag -> its annotation and default."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is compiled, and where to."""
+
+    request: Request
+    out: Path
+
+
+def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the argument `MODEL` and the flags of `COMPILE`; it receives them as its argument `job`.
+
+    `mode` None adds the flag `--mode`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(model: Path, **flags: Any) -> None:
+            chosen = {name: flags.pop(name) for name in COMPILE}
+            command(job=_job(model, mode or flags.pop("mode"), **chosen), **flags)
+
+        path = Annotated[Path, typer.Argument(metavar="MODEL", help="Model file (YAML).", show_default=False)]
+        shared = dict(COMPILE)
+        if mode is None:
+            shared["mode"] = _option(str, "--mode", "train or infer.", "train", parser=_choice("train", "infer"))
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=path),
+            *(p.replace(kind=keyword) for p in own if p.name != "job"),
+            *(inspect.Parameter(n, keyword, default=default, annotation=a) for n, (a, default) in shared.items()),
+        ]
+        run.__dict__.pop("__wrapped__")  # typer shall see these parameters, not those of `command`
+        run.__dict__["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _job(model: Path, mode: str, **flags: Any) -> Job:
+    from gptc.compiler import Request
+    from gptc.options import Options
+
+    options = Options(
+        target=flags["target"], mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
+        fuse=not flags["no_fuse"], plan=flags["plan"], march=flags["march"], compiler=flags["compiler"],
+        sanitize=flags["sanitize"],
+    )  # fmt: skip
+    sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
+    return Job(Request(model, options, tuple(flags["overrides"] or ()), *sizes), flags["out"])

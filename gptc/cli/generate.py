@@ -1,0 +1,67 @@
+"""`gptc generate`: text from trained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptc.cli.flags import Job, Json, Seed, Threads, TokenizerName, compiles
+
+
+@compiles("infer")
+def generate(
+    job: Job,
+    weights: Annotated[Path | None, typer.Option(help="Weights (default: runs/MODEL/weights.safetensors).")] = None,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "\n",
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 is safer, above 1 wilder; 0 is greedy.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the K likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest that make up this probability.")] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    tokenizer: TokenizerName = None,
+    threads: Threads = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Write text with trained weights."""
+    import sys
+    import time
+    from dataclasses import replace
+
+    from gptc.cli.compile import compile_and_build
+    from gptc.cli.output import Output
+    from gptc.cli.train import WEIGHTS
+    from gptc.runtime.cpu import CpuModel
+    from gptc.runtime.generate import SEED, Sampling
+    from gptc.runtime.generate import generate as write
+    from gptc.runtime.tokenizer import load_tokenizer
+    from gptc.runtime.weights import load_weights
+
+    output = Output(json)
+    sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, SEED if seed is None else seed)
+    one = replace(job, request=replace(job.request, batch=1, micro_steps=1))
+    compiled, built = compile_and_build(one, output)
+    assert built is not None
+    manifest = compiled.artefact.manifest
+    codec = load_tokenizer(tokenizer or manifest.tokenizer)
+    model = CpuModel(compiled.artefact, built.library)
+    if threads:
+        model.set_threads(threads)
+    load_weights(model, weights or Path("runs") / manifest.model / WEIGHTS)
+    start, ids = time.perf_counter(), codec.encode(prompt.encode()).tolist()
+    found = []
+    if not json:
+        sys.stdout.buffer.write(prompt.encode())
+    for token in write(model, ids, tokens, sampling):
+        found.append(token)
+        if not json:
+            sys.stdout.buffer.write(codec.decode([token]))
+            sys.stdout.buffer.flush()
+    took = time.perf_counter() - start
+    if not json:
+        print(flush=True)
+    print(f"{len(found)} tokens in {took:,.1f} s ({len(found) / took:,.1f} tokens/s)", file=sys.stderr)
+    text = codec.decode(found).decode("utf-8", "replace")
+    output.result({"prompt": prompt, "text": text, "tokens": found, "seconds": took, "seed": sampling.seed})

@@ -1,0 +1,77 @@
+"""What a command says: tables and lines for people, one JSON object for programs, progress for the patient."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+INTERVAL = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+class Output:
+    """People's text goes to stdout, or to stderr beside `--json`; progress always goes to stderr."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.progress = Console(stderr=True, highlight=False)
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Columns whose name begins with `>` are numbers and stand at the right."""
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column in columns:
+            right = column.startswith(">")
+            table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        self.console.print(table, soft_wrap=False)
+
+    def result(self, data: dict[str, Any]) -> None:
+        """The JSON object, where it was asked for."""
+        if self.as_json:
+            print(json.dumps({"ok": True, **data}))
+
+
+class Ticker:
+    """Progress of one long thing: a live line on a terminal, else a plain line every few seconds."""
+
+    def __init__(self, output: Output, what: str) -> None:
+        self.console, self.what = output.progress, what
+        self.status = self.console.status(what) if self.console.is_terminal else None
+        self.last = time.monotonic()
+
+    def __enter__(self) -> Ticker:
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        text = f"{self.what} {done} of {total}{f', {note}' if note else ''}"
+        if self.status:
+            self.status.update(text)
+        elif time.monotonic() - self.last >= INTERVAL:
+            self.last = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+
+def size(nbytes: float) -> str:
+    """1 MB is 10^6 bytes."""
+    return f"{nbytes / 1e6:,.1f} MB"
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1e3:,.0f} ms" if value < 1 else f"{value:,.1f} s"

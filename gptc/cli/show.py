@@ -1,0 +1,146 @@
+"""`gptc show`: what the compiler makes of a model, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gptc.cli.flags import Job, Json, Program, compiles
+
+if TYPE_CHECKING:
+    from gptc.codegen.program import Program as Lowered
+    from gptc.compiler import Planned
+
+
+@compiles(mode=None)
+def graph(
+    job: Job,
+    program: Program = None,
+    built: Annotated[bool, typer.Option("--built", help="As the model says it, before any pass.")] = False,
+    json: Json = False,
+) -> None:
+    """The planned graphs in their text form."""
+    from gptc.cli.output import Output
+    from gptc.compiler import built_graph, plan
+    from gptc.ir.text import print_graphs
+
+    graphs = (built_graph(job.request),) if built else plan(job.request).graphs
+    text = print_graphs(g for g in graphs if program in (None, g.name))
+    output = Output(json)
+    if not json:
+        print(text, end="")
+    output.result({"gir": text})
+
+
+@compiles(mode=None)
+def passes(job: Job, program: Program = None, json: Json = False) -> None:
+    """Every pass of every program: nodes before and after, and time."""
+    from gptc.cli.output import Output
+    from gptc.compiler import plan
+
+    output = Output(json)
+    timings = [(name, t) for name, t in plan(job.request).timings if program in (None, name)]
+    rows = [(name, t.pass_name, t.before, t.after, f"{t.seconds * 1e3:.1f}") for name, t in timings]
+    output.table("passes", ("program", "pass", ">nodes before", ">after", ">ms"), rows)
+    output.result({"passes": [
+        {"program": name, "pass": t.pass_name, "before": t.before, "after": t.after, "seconds": t.seconds}
+        for name, t in timings
+    ]})  # fmt: skip
+
+
+@compiles(mode=None)
+def remarks(job: Job, program: Program = None, json: Json = False) -> None:
+    """What passes did, what they refused, and why."""
+    from gptc.cli.output import Output
+    from gptc.compiler import plan
+
+    output = Output(json)
+    found = [(name, r) for name, r in plan(job.request).remarks if program in (None, name)]
+    for name, remark in found:
+        output.line(f"{f'{remark.span}: ' if remark.span else ''}{name}: {remark}")
+    output.result({"remarks": [
+        {"program": name, "pass": r.pass_name, "kind": r.kind, "node": r.node, "message": r.message, "bytes": r.bytes,
+         "span": str(r.span) if r.span else None}
+        for name, r in found
+    ]})  # fmt: skip
+
+
+@compiles(mode=None)
+def plan(job: Job, program: Program = None, json: Json = False) -> None:
+    """Where each tensor lives, from which kernel call to which."""
+    from gptc.cli.output import Output, size
+    from gptc.codegen.manifest import plan_json
+
+    output = Output(json)
+    planned, programs = _lowered(job)
+    found = [plan_json(p, a) for p, a in zip(programs, planned.memory.arenas, strict=True) if program in (None, p.name)]
+    for each in found:
+        rows = [
+            (v["name"], v["dtype"], "x".join(map(str, v["shape"])) or "scalar", f"{v['segment']} + {v['offset']:,}",
+             f"{v['bytes']:,}", v["first"], v["last"])
+            for v in each["values"]
+        ]  # fmt: skip
+        output.table(each["name"], ("value", "type", "shape", ">place", ">bytes", ">first call", ">last"), rows)
+        memory = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in each["memory"].items())
+        output.line(memory)
+    output.result({"segments": dict(planned.memory.segments), "programs": found})
+
+
+@compiles(mode=None)
+def kernels(job: Job, program: Program = None, json: Json = False) -> None:
+    """The kernels, how often each is called, and what it costs."""
+    from gptc.cli.output import Output
+    from gptc.ir.analysis import cost
+
+    output = Output(json)
+    _, programs = _lowered(job)
+    found: dict[str, list[float]] = {}
+    for each in programs:
+        for call in each.calls if program in (None, each.name) else ():
+            spent, row = cost(call.node), found.setdefault(call.kernel.name, [0, 0, 0])
+            found[call.kernel.name] = [row[0] + 1, row[1] + spent.flops, row[2] + spent.nbytes]
+    table = sorted(found.items(), key=lambda item: -item[1][1])
+    rows = [(name, f"{n}", f"{flops / 1e6:,.1f}", f"{nbytes / 1e6:,.1f}") for name, (n, flops, nbytes) in table]
+    output.table("kernels", ("kernel", ">calls", ">Mflop", ">MB moved"), rows)
+    output.result({"kernels": [{"name": k, "calls": n, "flops": f, "bytes": b} for k, (n, f, b) in table]})
+
+
+@compiles(mode=None)
+def kernel(
+    job: Job,
+    name: Annotated[str, typer.Argument(help="The kernel's name, or how it begins.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """The source of one kernel."""
+    from gptc.cli.output import Output
+    from gptc.compiler import compile_model
+    from gptc.errors import InputError, did_you_mean
+
+    output = Output(json)
+    artefact = compile_model(job.request, job.out).artefact
+    known = [path.stem for path in sorted((artefact.folder / "kernels").glob("*.c"))]
+    matches = [k for k in known if k == name] or [k for k in known if k.startswith(name)]
+    if len(matches) != 1:
+        several = f"{name!r} could be {', '.join(matches)}" if matches else f"no kernel is called {name!r}"
+        raise InputError.of(several, hint=did_you_mean(name, known) or "gptc show kernels lists them")
+    source = (artefact.folder / "kernels" / f"{matches[0]}.c").read_text(encoding="utf-8")
+    if not json:
+        print(source, end="")
+    output.result({"kernel": matches[0], "source": source})
+
+
+def _lowered(job: Job) -> tuple[Planned, list[Lowered]]:
+    """The planned model and its kernel calls."""
+    from gptc.codegen.target import target_for
+    from gptc.compiler import lower
+    from gptc.compiler import plan as plan_model
+
+    planned = plan_model(job.request)
+    return planned, lower(planned, target_for(planned.options))
+
+
+VIEWS: dict[str, Callable[..., None]] = {
+    "graph": graph, "passes": passes, "plan": plan, "kernels": kernels, "remarks": remarks, "kernel": kernel,
+}  # fmt: skip
