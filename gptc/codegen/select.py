@@ -85,7 +85,7 @@ def _attention(node: Node, target: Target) -> Call:
     q, k, v = node.operands
     strides = _strides(q.type, k.type, v.type, node.results[0].type)
     params: Params = {"causal": node.op.causal, "scale": node.op.scale, "MR": target.attention_rows}
-    arguments = (*node.operands, *node.results, *_heads(q, k), *strides)
+    arguments: tuple[Argument, ...] = (*node.operands, *node.results, *_heads(q, k), *strides)
     return _fixed(node, arguments, params, "attention_causal" if node.op.causal else "")
 
 

@@ -1,4 +1,4 @@
-"""Target c: what the compiler offers for the machine asked for, and the flags that kernels need to mean what they say."""
+"""Target c: what the compiler offers for the machine asked for, and the flags without which kernels go wrong."""
 
 from __future__ import annotations
 
