@@ -33,7 +33,9 @@ def c_ident(text: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_]", "_", text)[:MAX_NAME] or "unnamed"
     if not name[0].isalpha():
         name = f"v{name}"[:MAX_NAME]
-    return f"{name}_" if name in KEYWORDS or name.startswith("gptc_") else name
+    if name.startswith("gptc_"):
+        name = f"v{name}"[:MAX_NAME]
+    return f"{name}_" if name in KEYWORDS else name
 
 
 def c_int(value: int) -> str:
@@ -58,9 +60,9 @@ def c_float(value: float) -> str:
 
 
 def c_comment(text: str) -> str:
-    """One line that may stand in a comment of either kind."""
+    """One line that may stand in a comment of either kind: it neither ends one nor splices the next line to it."""
     line = "".join(c if " " <= c <= "~" else " " if c in "\n\r\t" else "?" for c in text)
-    return re.sub(r"\?\?(?=/)", "", line.replace("*/", "* /").replace("/*", "/ *")).rstrip("\\ ")
+    return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line).rstrip("\\ ")
 
 
 def check_code(text: str) -> str:

@@ -20,7 +20,7 @@ TERNARY, EQUALITY, RELATION, SUM, PRODUCT, UNARY, ATOM = range(7)
 
 INLINE_LIMIT = 60
 """Characters of a value that is still spelled inside another."""
-LINE_LIMIT = 80
+LINE_LIMIT = 72
 """Characters of the value of a statement."""
 
 
