@@ -17,11 +17,6 @@ from gptc.model.source import quoted
 Operand = Value | int | float
 """What an expression stands for: a tensor or a number."""
 
-
-class MissingOperand(Exception):
-    """An operand whose own definition has a mistake: that one is reported, its consequences are not."""
-
-
 _OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "neg": "neg"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptc.errors import did_you_mean
 from gptc.model import lower, schema, tree
-from gptc.model.dims import evaluate_dims
+from gptc.model.dims import Dims, evaluate_dims
 from gptc.model.names import BOUND, file_name_problem, name_problem
 from gptc.model.params import Param, ParamGroup, resolve_params
 from gptc.model.source import Report, Source, quoted, read_source
@@ -25,7 +25,7 @@ class Model:
 
     name: str
     tokenizer: str
-    dims: Mapping[str, int]
+    dims: Dims
     """Sizes as the file has them: `T` is the longest sequence."""
     param_tree: ParamGroup
     graph: Block
@@ -56,9 +56,9 @@ def load_model(path: Path | str, overrides: Sequence[str] = ()) -> Model:
     `overrides` are `train.KEY=VALUE` or `dims.NAME=VALUE`, with values as YAML 1.2 reads them.
     """
     source = read_source(Path(path))
-    root = tree.parse_tree(source)
     flags = Source(FLAG, "\n".join(overrides))
     report = Report(source, flags)
+    root = tree.parse_tree(source, report)
     for index, override in enumerate(overrides):
         _override(root, override, Source(FLAG, "\n" * index + override), report)
     declared = frozenset(root.all_keys())

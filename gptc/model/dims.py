@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from gptc.errors import InputError, Span, did_you_mean
 from gptc.model.expression import Binary, Call, Expr, Name, Negate, Number, names, parse_expression
-from gptc.model.source import Report, quoted
+from gptc.model.source import Consequence, Report, quoted
 from gptc.model.tree import Scalar
 
 MAX_SIZE = 2**31 - 1
@@ -19,8 +19,15 @@ Real = int | float
 NOTHING: Mapping[str, int] = {}
 
 
-def evaluate_dims(entries: Mapping[str, Scalar], report: Report, bound: Mapping[str, int] = NOTHING) -> dict[str, int]:
-    """Sizes of all dims, each of which may use the others in any order.  Dims with mistakes are left out.
+class Dims(dict[str, int]):
+    """Sizes by name."""
+
+    broken: frozenset[str] = frozenset()
+    """Names whose definitions have mistakes."""
+
+
+def evaluate_dims(entries: Mapping[str, Scalar], report: Report, bound: Mapping[str, int] = NOTHING) -> Dims:
+    """Sizes of all dims, each of which may use the others in any order.  Mistakes are reported.
 
     `bound` replaces what the file says, as a shorter sequence replaces T.
     """
@@ -30,19 +37,20 @@ def evaluate_dims(entries: Mapping[str, Scalar], report: Report, bound: Mapping[
             known = bound.get(name)
             parsed[name] = parse_expression(scalar) if known is None else Number(known, scalar.span)
     order = TopologicalSorter({name: sorted({str(n) for n in names(e)} & parsed.keys()) for name, e in parsed.items()})
+    done: list[str] = []
     try:
         done = list(order.static_order())
     except CycleError as error:
         cycle = [str(name) for name in reversed(error.args[1])]
-        where = parsed[cycle[0]].span
-        report.error(f"dim {cycle[0]!r} is defined by itself: {' -> '.join(cycle)}", where)
-        return {}
-    sizes: dict[str, int] = {}
+        report.error(f"dim {cycle[0]!r} is defined by itself: {' -> '.join(cycle)}", parsed[cycle[0]].span)
+    found = Dims()
+    found.broken = frozenset(entries)
     for name in done:
         with report.collect():
-            if all(str(n) in sizes or str(n) not in entries for n in names(parsed[name])):
-                sizes[name] = size(parsed[name], sizes)
-    return {name: sizes[name] for name in entries if name in sizes}
+            found[name] = size(parsed[name], found)
+    sizes = Dims((name, found[name]) for name in entries if name in found)
+    sizes.broken = frozenset(entries.keys() - sizes.keys())
+    return sizes
 
 
 def size(expr: Expr, dims: Mapping[str, int]) -> int:
@@ -61,6 +69,8 @@ def arithmetic(expr: Expr, dims: Mapping[str, int], exact: bool = False) -> Real
         case Number():
             return expr.value
         case Name():
+            if isinstance(dims, Dims) and str(expr) in dims.broken - dims.keys():
+                raise Consequence
             if str(expr) not in dims:
                 raise InputError.of(f"unknown dim {quoted(str(expr))}", expr.span, did_you_mean(str(expr), dims))
             return dims[str(expr)]

@@ -82,7 +82,9 @@ def parse_expression(scalar: Scalar) -> Expr:
             tree = ast.parse(flat.lstrip(), mode="eval")
     except SyntaxError as error:
         offset = lead + max(0, (error.offset or 1) - 1)
-        raise InputError.of(_reason(text, error), scalar.at(min(offset, max(0, len(text) - 1)), 1)) from None
+        cut = "never closed" in (error.msg or "") and scalar.source.text[scalar.end : scalar.end + 1] == ","
+        hint = "inside { } and [ ], quote what has a comma" if cut else None
+        raise InputError.of(_reason(text, error), scalar.at(min(offset, max(0, len(text) - 1)), 1), hint) from None
     except (ValueError, RecursionError, MemoryError):
         raise InputError.of("this expression cannot be read", scalar.span) from None
     return _Converter(scalar, lead).convert(tree.body, 0)
@@ -175,7 +177,7 @@ _KINDS: dict[type[ast.expr], str] = {
     ast.IfExp: "`if`",
     ast.Dict: "{ }",
     ast.Set: "{ }",
-    ast.Call: "calling anything but a plain name",
+    ast.Call: "this call",
     ast.JoinedStr: "text",
 }
 

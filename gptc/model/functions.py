@@ -16,6 +16,8 @@ from gptc.ir.graph import Value
 from gptc.ir.op import need
 
 Tensors = Value | tuple[Value, ...]
+MAX_PARTS = 1024
+"""Most pieces that one call makes."""
 
 
 class ModelBuilder(Builder):
@@ -105,14 +107,14 @@ def linear(b: ModelBuilder, x: Value, w: Value, bias: Value | None = None) -> Te
 @function
 def layer_norm(b: ModelBuilder, x: Value, w: Value, bias: Value, *, eps: float = 1e-5) -> Tensors:
     """(x - mean) / sqrt(variance + eps) * w + bias over the last axis."""
-    need(x.type.rank > 0, f"needs at least one axis, got {x.type}")
+    _need_row(x, eps)
     return _first(b.layer_norm(x, w, bias, eps=eps))
 
 
 @function
 def rms_norm(b: ModelBuilder, x: Value, w: Value, *, eps: float = 1e-5) -> Tensors:
     """x / sqrt(mean of squares + eps) * w over the last axis."""
-    need(x.type.rank > 0, f"needs at least one axis, got {x.type}")
+    _need_row(x, eps)
     return _first(b.rms_norm(x, w, eps=eps))
 
 
@@ -140,6 +142,8 @@ def attention(b: ModelBuilder, q: Value, k: Value, v: Value) -> Tensors:
 def heads(b: ModelBuilder, x: Value, parts: int, H: int) -> Tensors:
     """[B, T, parts * H * D] as `parts` tensors [B, H, T, D]."""
     need(x.type.rank == 3, f"needs [B, T, C], got {x.type}")
+    _need_parts(parts)
+    need(H >= 1, f"needs at least one head, got {H}")
     batch, seq, width = x.type.shape
     need(width % (parts * H) == 0, f"the last axis of {x.type} does not divide into {parts} x {H} heads")
     pieces = b.split(x, parts=parts) if parts > 1 else x
@@ -163,7 +167,7 @@ def merge_heads(b: ModelBuilder, x: Value) -> Tensors:
 def split(b: ModelBuilder, x: Value, parts: int, *, axis: int = -1) -> Tensors:
     """Equal pieces along an axis."""
     _need_axis(x, axis)
-    need(parts >= 1, f"needs at least one part, got {parts}")
+    _need_parts(parts)
     made: Tensors = b.split(x, axis=axis, parts=parts)
     return made
 
@@ -203,6 +207,15 @@ def cross_entropy(b: ModelBuilder, logits: Value, targets: Value, *, classes: in
 def _first(result: Tensors) -> Value:
     """The result a reader means: statistics that an op also returns stay inside the graph."""
     return result[0] if isinstance(result, tuple) else result
+
+
+def _need_row(x: Value, eps: float) -> None:
+    need(x.type.rank > 0, f"needs at least one axis, got {x.type}")
+    need(eps > 0, f"eps must be positive, got {eps}")
+
+
+def _need_parts(parts: int) -> None:
+    need(1 <= parts <= MAX_PARTS, f"makes 1 to {MAX_PARTS} parts, not {parts}")
 
 
 def _need_axis(x: Value, axis: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 from gptc.errors import InputError, Span, did_you_mean
 from gptc.ir.graph import Graph, Value
 from gptc.ir.types import Dim, DType
-from gptc.model.calls import MissingOperand, Operand, apply_operator, call_function
+from gptc.model.calls import Operand, apply_operator, call_function
 from gptc.model.dims import evaluate_dims
 from gptc.model.expression import Binary, Call, Expr, Name, Negate, Number
 from gptc.model.functions import ModelBuilder
 from gptc.model.labels import Labels, live, rename
 from gptc.model.names import INPUTS
 from gptc.model.params import MAX_ELEMENTS, Param, ParamGroup, unpadded
-from gptc.model.source import Report, quoted
+from gptc.model.source import Consequence, Report, quoted
 from gptc.model.statements import Block, Statement, Target
 
 if TYPE_CHECKING:
     from gptc.model.description import Model
 
-MAX_NODES = 200_000
-"""Most nodes of a graph."""
+MAX_STEPS = 50_000
+"""Most statements of a graph, blocks unrolled."""
 OUTPUTS = ("logits", "loss")
 
 
@@ -86,7 +86,7 @@ class _Lowering:
         self.dims: dict[str, Dim] = {}
         self.buffers: dict[str, Value] = {}
         self.scopes = [_Scope("", model.param_tree)]
-        self.blocks: list[str] = []
+        self.steps = 0
         self.used: set[Span] = set()
         self.defined: dict[Span, str] = {}
 
@@ -142,12 +142,19 @@ class _Lowering:
 
     def block_body(self, block: Block) -> None:
         for item in block.body:
-            if self.report.full:
+            if self.exhausted(block):
                 return
             if isinstance(item, Block):
                 self.block(item)
             else:
                 self.statement(item)
+
+    def exhausted(self, block: Block) -> bool:
+        """True, once with a message, when blocks within blocks have made too much."""
+        self.steps += 1
+        if self.steps == MAX_STEPS:
+            self.report.error(f"the graph runs more than {MAX_STEPS} statements", block.span)
+        return self.report.full or self.steps >= MAX_STEPS
 
     def block(self, block: Block) -> None:
         rounds = range(block.repeat or 1)
@@ -183,13 +190,13 @@ class _Lowering:
         start = len(self.b.nodes)
         values: tuple[Operand | None, ...] = (None,) * len(targets)
         origin = scope.prefix.rstrip(".") or targets[0].name
-        with self.report.collect(), suppress(MissingOperand):
+        with self.report.collect():
             if statement.value is None:
-                raise MissingOperand
+                raise Consequence
             for target in targets:
                 self.check_target(target)
             values = self.results(statement.value, targets, origin)
-            self.check_size(start, statement.value.span)
+            self.check_size(start)
         bound = tuple(zip(targets, values, strict=True))
         named = {v.name: scope.prefix + t.name for t, v in bound if isinstance(v, Value)}
         self.labels.add(self.b.nodes[start:], named, scope.prefix + targets[0].name)
@@ -212,15 +219,14 @@ class _Lowering:
             if scope.params and target.name in scope.params.children:
                 raise InputError.of(f"{quoted(target.name)} is a parameter and cannot be assigned", target.span)
 
-    def check_size(self, start: int, span: Span) -> None:
+    def check_size(self, start: int) -> None:
+        """No tensor of the nodes from `start` on is absurdly large."""
         for node in islice(self.b.nodes, start, None):
             for value in node.results:
                 count = value.type.count
                 if count > MAX_ELEMENTS:
                     message = f"{node.op.name}: {value.type} has {count} elements, the most is {MAX_ELEMENTS}"
                     raise InputError.of(message, node.span, "compile with a smaller batch or sequence")
-        if len(self.b.nodes) > MAX_NODES:
-            raise InputError.of(f"the graph has more than {MAX_NODES} nodes", span)
 
     # -- expressions -------------------------------------------------------------------------------
 
@@ -262,7 +268,7 @@ class _Lowering:
                     raise InputError.of(f"{quoted(head)} is a value and has no parts", name.span)
                 self.used.add(binding.span)
                 if binding.value is None:
-                    raise MissingOperand
+                    raise Consequence
                 return binding.value
             if scope.params and head in scope.params.children:
                 return self.param(name, scope.params)
@@ -291,25 +297,23 @@ class _Lowering:
     def unknown(self, name: Name) -> Exception:
         """The error for a name that means nothing; a consequence only if its definition is what is wrong."""
         if self.report and set(name.parts) <= self.model.declared:
-            return MissingOperand()
-        if name.parts[0] in self.later():
-            line = self.later()[name.parts[0]].line
-            hint = "statements run in order"
-            return InputError.of(f"{quoted(str(name))} is used before it is defined, on line {line}", name.span, hint)
+            return Consequence()
+        if defined := self.definition(name.parts[0]):
+            message, hint = _out_of_order(name, defined)
+            return InputError.of(message, name.span, hint)
         close = did_you_mean(str(name)[:130], islice(self.visible(), 2000))
         return InputError.of(f"unknown name {quoted(str(name))}", name.span, close)
 
-    def later(self) -> dict[str, Span]:
-        """Every name that some statement defines."""
-        found: dict[str, Span] = {}
+    def definition(self, name: str) -> Span | None:
+        """Where some statement, wherever it stands, defines a name."""
         todo: list[Block | Statement] = [self.model.graph]
         while todo:
             item = todo.pop()
             if isinstance(item, Block):
                 todo += item.body
-            else:
-                found |= {t.name: t.span for t in item.targets}
-        return found
+            elif found := [t.span for t in item.targets if t.name == name]:
+                return found[0]
+        return None
 
     def visible(self) -> Iterator[str]:
         """Names that would mean something here."""
@@ -347,3 +351,14 @@ class _Lowering:
         for span, name in self.defined.items():
             if span not in self.used:
                 self.report.error(f"{quoted(name)} is never used", span, "use it or remove it")
+
+
+def _out_of_order(name: Name, defined: Span) -> tuple[str, str]:
+    """Why a name that is defined somewhere has no meaning where it is used, and what to do."""
+    used = quoted(str(name))
+    if defined.line < name.span.line:
+        message = f"{used} is local to the block that defines it, on line {defined.line}"
+        return message, "define it before the block to carry it through and out"
+    if defined.line == name.span.line:
+        return f"{used} is used in its own definition", "statements run in order"
+    return f"{used} is used before it is defined, on line {defined.line}", "statements run in order"

@@ -40,4 +40,4 @@ def file_name_problem(name: str) -> str | None:
     """Why `name` cannot name a model, and with it a folder; None when it can."""
     if _FILE_WORD.fullmatch(name):
         return None
-    return f"{quoted(name)} is not a model name: at most 64 letters, digits, '.', '_' and '-', the first no sign"
+    return f"{quoted(name)} is not a model name: letters, digits and . _ - only, at most 64, no sign first"

@@ -15,7 +15,7 @@ from gptc.model.names import BOUND, name_problem
 from gptc.model.source import Report, quoted
 
 MAX_REPEAT = 1024
-MAX_PARAMS = 1 << 16
+MAX_PARAMS = 1 << 15
 MAX_ELEMENTS = 1 << 40
 """Most elements of one tensor, and of all parameters together."""
 
@@ -101,6 +101,8 @@ class _Resolver:
         children: dict[str, Param | ParamGroup | tuple[ParamGroup, ...]] = {}
         for name, child in group.children.items():
             inside, full = (*path, name), f"{prefix}{name}"
+            if self.exhausted(inside):
+                break
             if problem := self.name_problem(name, inside):
                 self.report.error(problem, self.root.key(inside).span)
             elif isinstance(child, schema.Param):
@@ -122,16 +124,20 @@ class _Resolver:
         clash = len(path) == 2 and (name in self.dims or name in BOUND)
         return f"{quoted(name)} is a dim already" if clash else name_problem(name)
 
+    def exhausted(self, path: tree.Path) -> bool:
+        """True, once with a message, when repeats within repeats have made too much."""
+        self.count += 1
+        if self.count == MAX_PARAMS:
+            self.report.error(f"more than {MAX_PARAMS} parameters", self.root.key(path).span)
+        return self.count >= MAX_PARAMS
+
     def param(self, param: schema.Param, path: tree.Path, name: str) -> Param | None:
         if path not in self.declared:
             self.declared[path] = None
             with self.report.collect():
                 self.declared[path] = self.declare(param, path)
         found = self.declared[path]
-        self.count += 1
-        if found is None or self.count > MAX_PARAMS:
-            if self.count == MAX_PARAMS + 1:
-                self.report.error(f"a model has at most {MAX_PARAMS} parameters", self.root.key(path).span)
+        if found is None:
             return None
         return Param(name, found.shape, found.valid, found.init, found.decay, found.span)
 

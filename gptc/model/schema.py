@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gptc.errors import did_you_mean
+from gptc.errors import Span, did_you_mean
 from gptc.model import tree
 from gptc.model.source import Report, quoted
 
@@ -182,18 +182,22 @@ def _prune(root: tree.Mapping, path: tree.Path) -> bool:
 def _report(root: tree.Mapping, kind: str, path: tree.Path, context: Any, text: str, report: Report) -> None:
     parent, place, node = root.find(path)
     last = str(path[-1])
+    key = parent.keys[str(place)].span if isinstance(parent, tree.Mapping) else None
     if kind == "missing":
-        span = parent.keys[str(place)].span if isinstance(parent, tree.Mapping) else None
-        report.error(f"{quoted(last)} is missing" + (f" in {quoted(str(place))}" if span else " in this file"), span)
+        where = quoted(str(place)) if key else "this file"
+        report.error(f"{quoted(last)} is missing in {where}", key or Span(root.source.file, 1))
+    elif key and isinstance(node, tree.Scalar) and node.start == node.end:
+        report.error(f"{quoted(str(place))} has no value", key)
     elif kind == "extra_forbidden":
         known = _fields(path)
-        hint = did_you_mean(last[:64], known) or f"known keys: {', '.join(known)}"
-        report.error(f"unknown key {quoted(last)}", root.key(path).span, hint)
+        close = did_you_mean(last[:64], known)
+        report.error(f"unknown key {quoted(last)}", root.key(path).span, close or f"known keys: {', '.join(known)}")
     elif kind == "literal_error":
         hint = did_you_mean(_text(node), _MENU.findall(context["expected"]))
         report.error(f"expected {context['expected']}, found {_found(node)}", node.span, hint)
     elif kind in _EXPECTED:
-        report.error(f"expected {_EXPECTED[kind]}, found {_found(node)}", node.span)
+        hint = did_you_mean(str(place)[:64], ["repeat"]) if kind == "model_type" else None
+        report.error(f"expected {_EXPECTED[kind]}, found {_found(node)}", node.span, hint)
     else:
         spell = _BOUNDS.get(kind)
         report.error(f"{quoted(str(place))} {spell(context) if spell else text}", node.span)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Source:
 
     def span(self, start: int, end: int) -> Span:
         """The place of `text[start:end]`, cut at the end of its first line."""
-        line = self.text.count("\n", 0, start)
+        line = bisect.bisect_right(self._starts, start, hi=len(self.lines)) - 1
         col = start - self._starts[line]
         width = min(end - start, len(self.lines[line]) - col)
         return Span(self.file, line + 1, col + 1, max(1, width))
@@ -47,13 +48,14 @@ class Source:
     def excerpt(self, span: Span) -> str | None:
         """The line that `span` points into; None when it is too long to show."""
         line = self.lines[span.line - 1] if span.line <= len(self.lines) else ""
+        line = _FORBIDDEN.sub("\ufffd", line)
         if len(line) <= MAX_EXCERPT:
             return line
         return line[:MAX_EXCERPT] if span.col + span.width <= MAX_EXCERPT else None
 
 
-_FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
-"""Control characters and the line ends that editors do not show.  Tabs included: YAML cannot be indented with them."""
+_FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]")
+"""Control characters, tabs, line ends that editors do not show, and marks that reorder text."""
 
 
 def read_source(path: Path) -> Source:
@@ -103,6 +105,10 @@ def _read(path: Path, file: str) -> bytes:
         raise StorageError.of(f"cannot read {file!r}: {reason}") from None
 
 
+class Consequence(Exception):
+    """Something uses a name whose own definition has a mistake: that one is reported, what follows from it is not."""
+
+
 class Report:
     """Collects the mistakes of a model so that all of them can be shown at once."""
 
@@ -136,6 +142,8 @@ class Report:
         """Record the InputError that the block raises, and go on after it."""
         try:
             yield
+        except Consequence:
+            pass
         except InputError as error:
             for diagnostic in error.diagnostics:
                 self.add(diagnostic)

@@ -23,7 +23,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Statement:
-    """`targets: value`; a value with mistakes is None."""
+    """`targets: value`; None when either side has a mistake."""
 
     targets: tuple[Target, ...]
     value: Expr | None
@@ -56,15 +56,14 @@ def _block(root: tree.Mapping, block: schema.Block, path: tree.Path, dims: Mappi
     for name, child in block.children.items():
         inside = (*path, name)
         targets = _targets(root.key(inside))
-        for target in targets:
-            _check_target(target, taken, dims, report)
+        sound = all([_check_target(target, taken, dims, report) for target in targets])
         if isinstance(child, schema.Block):
             body.append(_block(root, child, inside, dims, report))
         else:
             value = None
             with report.collect():
                 value = parse_expression(root.scalar(inside))
-            body.append(Statement(targets, value))
+            body.append(Statement(targets, value if sound else None))
     return Block(key.text, tuple(body), repeat, key.span)
 
 
@@ -79,13 +78,17 @@ def _targets(key: tree.Scalar) -> tuple[Target, ...]:
     return tuple(found)
 
 
-def _check_target(target: Target, taken: dict[str, Span], dims: Mapping[str, int], report: Report) -> None:
+def _check_target(target: Target, taken: dict[str, Span], dims: Mapping[str, int], report: Report) -> bool:
+    """Report a name that a statement cannot define here."""
+    first = taken.setdefault(target.name, target.span)
     if problem := name_problem(target.name):
         report.error(problem, target.span)
     elif target.name in dims or target.name in INPUTS or target.name == "B":
         kind = "an input" if target.name in INPUTS else "a dim"
         report.error(f"{quoted(target.name)} is {kind} and cannot be assigned", target.span)
-    elif target.name in taken:
-        message = f"{quoted(target.name)} is assigned twice in this block: first on line {taken[target.name].line}"
+    elif first is not target.span:
+        message = f"{quoted(target.name)} is assigned twice in this block: first on line {first.line}"
         report.error(message, target.span, "give one of them another name")
-    taken.setdefault(target.name, target.span)
+    else:
+        return True
+    return False

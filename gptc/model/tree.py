@@ -24,10 +24,10 @@ from ruamel.yaml.events import (
 )
 
 from gptc.errors import GptcError, InputError, Span
-from gptc.model.source import Source, quoted
+from gptc.model.source import Report, Source, quoted
 
 MAX_DEPTH = 64
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 """Most nodes of a file, counted after every alias is replaced by what it stands for."""
 
 Path = tuple[str | int, ...]
@@ -57,13 +57,15 @@ class Scalar:
         """
         raw = self.source.text[self.start : self.end]
         head = re.match(r"[|>][^\n]*\n|['\"]|", raw)
-        skip = head.end() if head else 0
-        visible = [i for i in range(skip, len(raw)) if not raw[i].isspace()]
-        if "".join(raw[i] for i in visible[: len(self.text)]).rstrip("'\"") != "".join(self.text.split()).rstrip("'\""):
+        first, last = (head.end() if head else 0), len(raw) - raw.startswith(("'", '"'))
+        visible = [i for i in range(first, last) if not raw[i].isspace()]
+        if not visible or "".join(raw[i] for i in visible) != "".join(self.text.split()):
             return self.span
-        index = min(sum(not c.isspace() for c in self.text[:offset]), len(visible) - 1)
-        last = min(index + sum(not c.isspace() for c in self.text[offset : offset + width]) - 1, len(visible) - 1)
-        return self.source.span(self.start + visible[index], self.start + visible[max(last, index)] + 1)
+        before = len("".join(self.text[:offset].split()))
+        inside = len("".join(self.text[offset : offset + width].split()))
+        start = visible[min(before, len(visible) - 1)]
+        end = visible[min(before + max(inside, 1), len(visible)) - 1]
+        return self.source.span(self.start + start, self.start + end + 1)
 
 
 @dataclass(eq=False)
@@ -137,18 +139,20 @@ def plain(node: Node) -> Any:
     return [plain(item) for item in node.items] if isinstance(node, Sequence) else node.value
 
 
-def parse_tree(source: Source) -> Mapping:
+def parse_tree(source: Source, report: Report) -> Mapping:
     """Parse a source that must hold one mapping; InputError at the first thing that is not YAML."""
     reader = _Reader(source)
-    try:
-        for event in YAML(typ="safe", pure=True).parse(source.text):
-            reader.event(event)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        span = source.span(mark.index, mark.index + 1) if mark else None
-        raise InputError.of(f"not YAML: {_first_line(error.problem or error.context)}", span) from None
-    except YAMLError as error:
-        raise InputError.of(f"not YAML: {_first_line(str(error))}", Span(source.file, 1)) from None
+    with report.collect():
+        try:
+            for event in YAML(typ="safe", pure=True).parse(source.text):
+                reader.event(event)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            span = source.span(mark.index, mark.index + 1) if mark else None
+            raise InputError.of(f"not YAML: {_first_line(error.problem or error.context)}", span) from None
+        except YAMLError as error:
+            raise InputError.of(f"not YAML: {_first_line(str(error))}", Span(source.file, 1)) from None
+    report.check()
     if not isinstance(reader.root, Mapping):
         raise InputError.of("a model file is a mapping of `key: value` lines", Span(source.file, 1))
     return reader.root
@@ -187,7 +191,8 @@ class _Reader:
 
     def begin(self, event: ScalarEvent | CollectionStartEvent) -> None:
         if event.tag is not None:
-            raise self.error(event, f"the tag {quoted(str(event.tag))} is not allowed: model files have no tags")
+            tag = re.search(r"!\S*", self.source.text[event.start_mark.index :])
+            raise self.error(event, f"the tag {quoted(tag[0] if tag else event.tag)} is not allowed in a model file")
         start, end = event.start_mark.index, event.end_mark.index
         if isinstance(event, ScalarEvent):
             value = resolve(event.value) if not event.style else event.value
@@ -232,7 +237,7 @@ class _Reader:
 
     def new_key(self, event: Event, parent: Mapping, node: Node) -> Scalar:
         if not isinstance(node, Scalar):
-            raise self.error(event, "a key must be a name")
+            raise InputError.of("a key must be a name", node.span)
         if node.text in parent.keys:
             first = parent.keys[node.text].span
             message = f"duplicate key {quoted(node.text)}: it is already on line {first.line}"

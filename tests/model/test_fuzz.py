@@ -1,0 +1,37 @@
+"""Damaged model files give a graph or a GptcError with a place: no traceback, no hang."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from gptc.errors import InputError
+from gptc.model import build_graph, load_model
+from tests.model.mutate import mutants
+
+MODELS = Path(__file__).parents[2] / "models"
+LIMIT = 5.0
+"""Seconds that one file may take on a busy machine; a healthy one takes 0.02."""
+
+
+@pytest.mark.parametrize(("model", "seed", "count"), [("gpt2-nano", 1, 350), ("gpt2-124m", 2, 150)])
+def test_mutants(model: str, seed: int, count: int, tmp_path: Path) -> None:
+    text = (MODELS / f"{model}.yaml").read_text()
+    path = tmp_path / "mutant.yaml"
+    outcomes = {True: 0, False: 0}
+    unplaced: list[str] = []
+    for mutant in mutants(text, seed, count):
+        path.write_text(mutant)
+        start = time.monotonic()
+        try:
+            build_graph(load_model(path), 1, 4)
+            outcomes[True] += 1
+        except InputError as error:
+            unplaced += [d.message for d in error.diagnostics if d.span is None]
+            outcomes[False] += 1
+        assert time.monotonic() - start < LIMIT, mutant
+    assert not [m for m in unplaced if "stopped after" not in m]
+    assert outcomes[True] > 0
+    assert outcomes[False] > count / 2
