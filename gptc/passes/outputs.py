@@ -44,7 +44,8 @@ def _misplaced(graph: Graph) -> Iterator[Output]:
     buffers = {n.op.key: n.name for n in graph.nodes if isinstance(n.op, Buffer)}
     last = _last_reads(graph, root)
     position = {n.name: i for i, n in enumerate(graph.nodes)}
-    taken_over = {result: root[operand] for result, operand in handovers(graph).items()}
+    stored = replace(graph, outputs=tuple(o for o in graph.outputs if o.value.name in root))  # constants are not
+    taken_over = {result: root[operand] for result, operand in handovers(stored).items()}
     for output in graph.outputs:  # old contents that leave under another name are read at the very end
         base = root.get(output.value.name)
         if base is not None and base in buffers.values() and base != buffers.get(output.name):
