@@ -109,15 +109,18 @@ class _Tape:
         self.forward = len(b.nodes)
         self.parts: dict[str, list[Value]] = {}
         """Forward value -> the contributions to its gradient so far."""
-        self.names: dict[str, str] = {}
-        """Name given by the builder -> a name that says what it is a gradient of."""
+        self.totals: dict[str, str] = {}
+        self.terms: dict[str, str] = {}
+        """Name given by the builder -> a name that says what it is the gradient of, or a term of one."""
 
     def has(self, value: Value) -> bool:
         return value.name in self.parts
 
     def add(self, value: Value, part: Value) -> None:
         """One more contribution to the gradient of `value`."""
-        self.parts.setdefault(value.name, []).append(sum_to(self.b, part, value.type))
+        parts = self.parts.setdefault(value.name, [])
+        parts.append(sum_to(self.b, part, value.type))
+        self.terms.setdefault(parts[-1].name, f"d.{value.name}.{len(parts)}")
 
     def gradient(self, value: Value) -> Value:
         """The sum of the contributions; zeros when there are none."""
@@ -128,7 +131,7 @@ class _Tape:
         for part in rest:
             total = self.b.add(total, part)
         self.parts[value.name] = [total]
-        self.names.setdefault(total.name, f"d.{value.name}")
+        self.totals.setdefault(total.name, f"d.{value.name}")
         return total
 
     def step(self, node: Node) -> None:
@@ -145,10 +148,11 @@ class _Tape:
         b = Builder(self.b.name)
         for node in self.b.nodes[: self.forward]:
             b.add_node(node)
+        names = self.terms | self.totals
         new: dict[str, Value] = {}
         for node in self.b.nodes[self.forward :]:
             for v in node.results:
-                new[v.name] = replace(v, name=b.fresh(self.names.get(v.name, v.name)))
+                new[v.name] = replace(v, name=b.fresh(names.get(v.name, v.name)))
             operands = tuple(new.get(v.name, v) for v in node.operands)
             b.add_node(replace(node, operands=operands, results=tuple(new[v.name] for v in node.results)))
         b.outputs = [Output(o.name, new.get(o.value.name, o.value)) for o in self.b.outputs]

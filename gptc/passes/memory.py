@@ -1,6 +1,6 @@
 """Where every tensor lives.
 
-Reads:    graphs at stage `scheduled` (an earlier one will do): the programs of one artefact.
+Reads:    graphs at stage `scheduled`: the programs of one artefact.
 Leaves:   stage `planned`: `graph.plan` gives every value but constants a segment and a byte offset.
 Does:     lay out the segments `params`, `state` and `io`, the same for every program; share the arena between values
           whose lives do not overlap; compute outputs right where they belong, or else append a copy.

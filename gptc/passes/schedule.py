@@ -1,6 +1,6 @@
 """An order of the nodes in which little is alive at a time.
 
-Reads:    a graph at stage `fused` (an earlier one will do).       Leaves: stage `scheduled`.
+Reads:    a graph at stage `fused`.       Leaves: stage `scheduled`.
 Does:     keep the given order, except that a node which frees at least as much memory as it takes runs as soon as it
           can (a weight update, the squares of a gradient still in the cache); keep a buffer's new value behind every
           reader of the old one; go back to the given order where that has the lower peak.

@@ -40,7 +40,9 @@ def optimum(all_lives: Sequence[Life]) -> int:
     for order in permutations(range(len(all_lives))):
         offsets: dict[int, int] = {}
         for n in order:
-            met = sorted((offsets[m], offsets[m] + all_lives[m].size) for m in offsets if meets(all_lives[n], all_lives[m]))
+            met = sorted(
+                (offsets[m], offsets[m] + all_lives[m].size) for m in offsets if meets(all_lives[n], all_lives[m])
+            )
             floor = 0
             for low, high in met:
                 if low - floor >= all_lives[n].size:

@@ -1,0 +1,113 @@
+"""Whole training steps, interpreted: AdamW and clipping against the formulas, micro-steps against one big batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gptc.ir.graph import Graph
+from gptc.ir.interp import interpret
+from gptc.ir.op import Array
+from gptc.options import Options
+from gptc.passes.differentiate import Differentiate, parameters
+from gptc.passes.manager import Context
+from tests.passes.gpt2 import Gpt2, Training, compiled, feeds, tolerance
+
+SIZES = Gpt2()
+
+
+def run(graph: Graph, memory: dict[str, Array]) -> Mapping[str, Array]:
+    """Run a program and store what it stores."""
+    results = interpret(graph, memory, wide=True)
+    memory |= {name: array for name, array in results.items() if name in memory}
+    return results
+
+
+def start(programs: Mapping[str, Graph], seed: int) -> dict[str, Array]:
+    """Memory before the first step: state is zero."""
+    memory: dict[str, Array] = {}
+    for graph in programs.values():
+        memory |= feeds(graph, seed, SIZES.V)
+    state = [name for name in memory if name.endswith((".m", ".v", ".grad"))]
+    memory |= {name: np.zeros_like(memory[name]) for name in state}
+    return memory | {"lr": np.asarray(1e-2)}
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1e3])
+def test_two_steps_of_adamw(clip: float) -> None:
+    training = Training(clip=clip)
+    graph = SIZES.graph()
+    step = compiled(graph, Options(), training)["step"]
+    gradients = Differentiate().run(graph, Context())
+    memory = start({"step": step}, seed=0)
+    expected = dict(memory)
+    for number in (1, 2):
+        expected |= adamw(gradients, expected, number, training)
+        memory["step"] = np.asarray(float(number))
+        found = run(step, memory)
+        np.testing.assert_allclose(found["norm"], expected.pop("norm"), atol=tolerance(step, np.asarray(1.0)))
+        for name in found.keys() & memory.keys():
+            # The update divides by the root of a tiny second moment, and so magnifies rounding by up to 1 / eps.
+            np.testing.assert_allclose(memory[name], expected[name], atol=1e-2 * tolerance(step, memory[name]) / 1e-8)
+
+
+def adamw(graph: Graph, memory: dict[str, Array], number: int, t: Training) -> dict[str, Array]:
+    """One step by the formulas of Loshchilov and Hutter 2019, in float64."""
+    results = interpret(graph, memory, wide=True)
+    grads = {key: results[f"grad:{key}"] for key in parameters(graph)}
+    norm = np.sqrt(sum(np.sum(g * g) for g in grads.values()))
+    new: dict[str, Array] = {"norm": norm}
+    for key, node in parameters(graph).items():
+        g = grads[key] * (t.clip / norm if 0 < t.clip < norm else 1)
+        m = t.beta1 * memory[f"{key}.m"] + (1 - t.beta1) * g
+        v = t.beta2 * memory[f"{key}.v"] + (1 - t.beta2) * g * g
+        change = m / (1 - t.beta1**number) / (np.sqrt(v / (1 - t.beta2**number)) + t.eps)
+        decay = t.weight_decay if node.op.decay else 0  # type: ignore[attr-defined]
+        p = memory[key]
+        new |= {key: p - memory["lr"] * (change + decay * p), f"{key}.m": m, f"{key}.v": v}
+    return new
+
+
+@pytest.mark.parametrize("micro_steps", [2, 3])
+def test_micro_steps_add_up_to_a_big_batch(micro_steps: int) -> None:
+    """Gradients of the mean loss over all sequences, whatever is left in the buffers from the step before."""
+    whole = Differentiate().run(replace(SIZES, B=SIZES.B * micro_steps).graph(), Context())
+    programs = compiled(SIZES.graph(), Options(micro_steps=micro_steps), Training())
+    assert list(programs) == ["micro_step", "update", "evaluate"]
+    memory = start(programs, seed=0)
+    memory |= {name: np.full_like(memory[name], 7) for name in memory if name.endswith(".grad")}
+    big = feeds(whole, 1, SIZES.V)
+    losses = []
+    for number in range(micro_steps):
+        batch = slice(number * SIZES.B, (number + 1) * SIZES.B)
+        memory |= {key: big[key][batch] for key in ("tokens", "targets")} | {"first": np.asarray(float(number == 0))}
+        losses.append(run(programs["micro_step"], memory)["loss"])
+    expected = interpret(whole, memory | {key: big[key] for key in ("tokens", "targets")}, wide=True)
+    np.testing.assert_allclose(np.mean(losses), expected["loss"], atol=tolerance(whole, expected["loss"]))
+    for key in parameters(whole):
+        grad = expected[f"grad:{key}"]
+        np.testing.assert_allclose(memory[f"{key}.grad"], grad, atol=tolerance(whole, grad), err_msg=key)
+
+
+def test_the_update_follows_the_micro_steps() -> None:
+    """One batch as a step, and as the two programs of several micro-steps, each weighted by its share."""
+    training = Training()
+    one = compiled(SIZES.graph(), Options(), training)
+    many = compiled(SIZES.graph(), Options(micro_steps=2), training)
+    first, second = start(one, seed=3), start(many, seed=3)
+    second |= {key: first[key] for key in ("tokens", "targets")}
+    for number in (0, 1):
+        second["first"] = np.asarray(1.0 - number)
+        run(many["micro_step"], second)
+    run(many["update"], second)
+    run(one["step"], first)
+    for key in parameters(one["step"]):
+        np.testing.assert_allclose(second[key], first[key], atol=1e-2 * tolerance(one["step"], first[key]) / 1e-8)
+
+
+def test_a_step_without_clipping_still_tells_the_norm() -> None:
+    step = compiled(SIZES.graph(), Options(), Training(clip=0))["step"]
+    assert {"loss", "norm"} <= {o.name for o in step.outputs}
