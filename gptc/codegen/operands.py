@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from gptc.codegen.filters import c_ident
 from gptc.codegen.kernel import Argument, Parameter
 from gptc.codegen.loops import Access, Extents, Strides, broadcast_strides, index_strides
-from gptc.codegen.scalar import ATOM, UNARY, Block, Expr
+from gptc.codegen.scalar import ATOM, Block, Expr
 from gptc.errors import InternalError
 from gptc.ir.body import INDICES, REDUCTIONS, Body, Stmt
 from gptc.ir.graph import Node, Value
@@ -69,7 +69,7 @@ class Operand:
         """The element at outer + inner as a scalar."""
         index = " + ".join(part for part in (outer, inner) if part) or "0"
         if self.tensor is None:
-            return Expr(f"(int32_t)({index})" if " " in index else f"(int32_t){index}", UNARY, "int")
+            return Expr(f"({index})" if " " in index else index, ATOM, "int")
         return read(self.tensor.type.dtype, f"{self.pointer}[{index}]")
 
 

@@ -37,7 +37,8 @@ class Expr:
         return self.text if self.level >= level else f"({self.text})"
 
 
-CTYPES = {"float": "float", "int": "int32_t", "bool": "int"}
+CTYPES = {"float": "float", "int": "int64_t", "bool": "int"}
+"""Whole numbers are as wide as loop variables: a loop whose index is narrowed vectorises badly."""
 INFIX = {
     "add": ("+", SUM),
     "sub": ("-", SUM),

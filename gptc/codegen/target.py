@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def target_for(options: Options) -> Target:
 @cache
 def describe(compiler: str, march: str) -> Target:
     """Ask the compiler once what vectors `-march=MARCH` has."""
-    macros = _macros(compiler, f"-march={march}")
+    macros = _macros(compiler, f"-march={march}") if re.fullmatch(r"\w[\w.+-]*", march) else None
     if macros is None:
         if _macros(compiler) is None:
             raise ToolMissing.of(f"{compiler!r} is no working C compiler", None, "install gcc or clang")
