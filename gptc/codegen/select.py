@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from gptc.codegen.kernel import Argument, Call, Element, KernelSpec, Parameter
+from gptc.codegen.operands import ctype, tensor_parameter
 from gptc.codegen.render import contract
 from gptc.codegen.select_column import select_column
 from gptc.codegen.select_gemm import select_gemm
@@ -15,6 +17,7 @@ from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.optimizer import AdamW
+from gptc.ir.ops.shape import Concat
 from gptc.ir.types import DType, TensorType
 
 
@@ -127,11 +130,32 @@ def _strides(*kinds: TensorType) -> tuple[int, ...]:
     return tuple(step for kind in kinds for step in kind.steps[:3])
 
 
+def _concat(node: Node, target: Target) -> Call:
+    """Rows are the axes before the one that is joined; a piece's columns are that axis and those after it."""
+    assert isinstance(node.op, Concat)
+    (y,) = node.results
+    axis = node.op.axis % y.type.rank
+    rows = math.prod(map(int, y.type.shape[:axis]))
+    names = [f"x{i}" for i in range(len(node.operands))]
+    widths = tuple(math.prod(map(int, v.type.shape[axis:])) for v in node.operands)
+    for value in node.operands:
+        if value.type.strides is not None:
+            raise InternalError.of(f"concat copies dense pieces, got %{value.name}: {value.type}", node.span)
+    signature = (
+        *(tensor_parameter(n, v, True, f"[rows, {n}_cols]") for n, v in zip(names, node.operands, strict=True)),
+        tensor_parameter("y", y, False, "[rows, all columns]"),
+        *(Parameter(n, "int64_t") for n in ("rows", *(f"{n}_cols" for n in names))),
+    )
+    params = {"ctype": ctype(y.type.dtype), "pieces": [(n, f"{n}_cols") for n in names]}
+    return Call(node, KernelSpec("concat", "concat", params, signature), (*node.operands, y, rows, *widths))
+
+
 SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "map": lambda node, target: select_map(node),
     "row": lambda node, target: select_row(node),
     "column": lambda node, target: select_column(node),
     "gemm": select_gemm,
+    "concat": _concat,
     "embedding": _embedding,
     "scatter_add": _scatter_add,
     "adamw": _adamw,

@@ -118,7 +118,7 @@ class Concat(ShapeOp):
 
     name = "concat"
     axis: int = -1
-    kernel = "map"
+    kernel = "concat"
     samples = (({}, ("f32[2,3]", "f32[2,4]")), ({"axis": 0}, ("f32[2,3]", "f32[1,3]", "f32[2,3]")))
 
     def infer(self, *operands: TensorType) -> Types:
