@@ -74,4 +74,5 @@ def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
         units = len(compiled.artefact.manifest.build.units)
         kernels += f"; {built.compiled} of {units} units compiled, {units - built.compiled} from the cache"
     output.line(kernels)
-    output.line(", ".join(f"{name} {seconds(took)}" for name, took in summary["seconds"].items()))
+    if not compiled.cached:
+        output.line(", ".join(f"{name} {seconds(took)}" for name, took in summary["seconds"].items()))

@@ -99,11 +99,14 @@ def _cache() -> Finding:
 
 
 def _tokenizer() -> Finding:
-    """The vocabulary of gpt2, only if it is here already: looking must not go to the network."""
+    """The vocabulary of gpt2, looked for where tiktoken keeps it: looking must not go to the network."""
     import os
+    import tempfile
+    from pathlib import Path
 
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    detail = (
-        f"vocabulary in {folder}" if folder else "its vocabulary is fetched on first use, or set TIKTOKEN_CACHE_DIR"
-    )
-    return Finding("tokenizer gpt2", folder is not None, detail, needed=False)
+    variables = ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
+    named = next((os.environ[name] for name in variables if os.environ.get(name)), None)
+    folder = Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
+    found = folder.is_dir() and any(folder.iterdir())
+    detail = f"vocabulary in {folder}" if found else f"no vocabulary in {folder}: it is fetched on first use"
+    return Finding("tokenizer gpt2", found, detail, needed=False)

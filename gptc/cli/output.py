@@ -15,12 +15,18 @@ INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
+FILE_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe."""
+
+
 class Output:
     """People's text goes to stdout, or to stderr beside `--json`; progress always goes to stderr."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = FILE_WIDTH
         self.progress = Console(stderr=True, highlight=False)
 
     def line(self, text: str = "", style: str | None = None) -> None:

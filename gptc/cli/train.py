@@ -36,19 +36,21 @@ def train(
     from gptc.runtime.data import open_data
     from gptc.runtime.init import SEED, initialise
     from gptc.runtime.tokenizer import load_tokenizer
-    from gptc.runtime.train import TrainSettings
+    from gptc.runtime.train import TrainSettings, schedule_of
     from gptc.runtime.train import train as run_training
 
     output = Output(json)
     compiled, built = compile_and_build(job, output)
     assert built is not None
     manifest = compiled.artefact.manifest
-    folder = _run_folder(run or Path("runs") / manifest.model)
+    folder = run or Path("runs") / manifest.model
     count = steps or compiled.summary["train"]["steps"]
     settings = TrainSettings(count, lr, eval_every=val_every, eval_batches=val_batches, save=folder / WEIGHTS)
     dims = manifest.dims
     corpus = open_data(data, load_tokenizer(tokenizer or manifest.tokenizer), dims["B"], dims["T"], dims["V"])
     model = CpuModel(compiled.artefact, built.library)
+    schedule_of(model, settings)  # a rate that cannot be is told before anything is written
+    _make(folder)
     if threads:
         model.set_threads(threads)
     initialise(model, SEED if seed is None else seed)
@@ -74,15 +76,14 @@ WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
 
 
-def _run_folder(folder: Path) -> Path:
-    """The folder, made if need be."""
+def _make(folder: Path) -> None:
+    """Make the folder, if it is not there."""
     from gptc.errors import StorageError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError.of(f"{folder}: cannot make this folder: {error.strerror}") from None
-    return folder
 
 
 def _settings(compiled: Compiled, told: dict[str, Any], source: str) -> list[tuple[str, object, str]]:

@@ -33,7 +33,7 @@ def load_weights(model: CpuModel, path: Path) -> dict[str, str]:
     """
     try:
         if not path.is_file():
-            raise InputError.of(f"{path}: no such file", None, "train the model first, with --save")
+            raise InputError.of(f"{path}: no such file", None, "train the model first, or name its weights")
         with safe_open(path, "numpy") as file:
             metadata = dict(file.metadata() or {})
             _check_tokenizer(model, path, metadata)
