@@ -156,7 +156,7 @@ class Speller:
                 lines += ["", f"// ---- {c_comment(origin)} ".ljust(WIDTH - 16, "-") if origin else "// ----"]
             if quote(node.span, self.sources) != source:
                 source = quote(node.span, self.sources)
-                lines += [f"// {c_comment(source)}"] if source else []
+                lines += [f"// {shorten(c_comment(source), WIDTH - 7)}"] if source else []
             lines += [*self._call(call), f"AFTER({number});"]
         return lines[1:] if lines[:1] == [""] else lines
 
@@ -188,6 +188,11 @@ class Speller:
             return f"{place.segment} + {name}"
         base = max(offset for segment, offset in self.shared if segment == place.segment and offset < place.offset)
         return f"{place.segment} + {self.shared[place.segment, base]} + {place.offset - base}"
+
+
+def shorten(text: str, width: int) -> str:
+    """The text, or as much of it as fits."""
+    return text if len(text) <= width else f"{text[: width - 4]} ..."
 
 
 def wrap(opening: str, items: Sequence[str], closing: str, width: int = WIDTH) -> list[str]:
