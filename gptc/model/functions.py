@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from gptc.ir.build import Builder
 from gptc.ir.graph import Value
-from gptc.ir.op import need
+from gptc.ir.op import REGISTRY, need
+from gptc.ir.ops.elementwise import Elementwise
 
 Tensors = Value | tuple[Value, ...]
 MAX_PARTS = 1024
@@ -67,16 +68,18 @@ def function(build: Callable[..., Tensors]) -> Callable[..., Tensors]:
     return build
 
 
-def _elementwise(op: str) -> None:
+def _activation(op: type[Elementwise]) -> None:
+    """An elementwise op of one tensor that is nothing but its body is a function as it stands."""
+
     def build(b: ModelBuilder, x: Value) -> Tensors:
-        made: Value = getattr(b, op)(x)
-        return made
+        return _first(b.apply(op(), (x,)))
 
-    FUNCTIONS[op] = Function(op, build)
+    FUNCTIONS[op.name] = Function(op.name, build)
 
 
-for _op in ("exp", "gelu", "relu", "sigmoid", "silu", "tanh"):
-    _elementwise(_op)
+for _op in [op for op in REGISTRY.values() if issubclass(op, Elementwise) and op.differentiable and not fields(op)]:
+    if len(_op.code.inputs) == 1 and _op.code.stmts:
+        _activation(_op)
 
 
 @function

@@ -178,13 +178,14 @@ def test_every_function_is_used_here_or_in_a_model() -> None:
     assert [name for name in FUNCTIONS if f"{name}(" not in models + here] == []
 
 
-@pytest.mark.parametrize("name", ["exp", "relu", "sigmoid", "silu", "tanh"])
+@pytest.mark.parametrize("name", ["exp", "neg", "relu", "sigmoid", "silu", "tanh"])
 def test_elementwise(load: Load, name: str) -> None:
-    """relu(x), silu(x), sigmoid(x), tanh(x), exp(x)"""
+    """relu(x), silu(x), sigmoid(x), tanh(x), exp(x), neg(x)"""
     meaning = {
         "exp": np.exp,
         "relu": lambda x: np.maximum(x, 0),
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "neg": np.negative,
         "silu": lambda x: x / (1 + np.exp(-x)),
         "tanh": np.tanh,
     }[name]
