@@ -36,10 +36,11 @@ Arg = str | float
 
 @dataclass(frozen=True)
 class Scalar:
-    """A scalar function: its NumPy meaning and its cost (one flop per arithmetic op, 10 per transcendental)."""
+    """A scalar function: its NumPy meaning, its cost (one flop per arithmetic op, 10 per transcendental), its arity."""
 
     numpy: Callable[..., Any]
     flops: int
+    arity: int = 1
 
 
 def _sigmoid(x: Array) -> Array:
@@ -58,15 +59,15 @@ def _round(dtype: DType) -> Callable[[Array], Array]:
 
 SCALARS: dict[str, Scalar] = {
     "copy": Scalar(np.asarray, 0),
-    "add": Scalar(np.add, 1),
-    "sub": Scalar(np.subtract, 1),
-    "mul": Scalar(np.multiply, 1),
-    "div": Scalar(np.divide, 1),
+    "add": Scalar(np.add, 1, 2),
+    "sub": Scalar(np.subtract, 1, 2),
+    "mul": Scalar(np.multiply, 1, 2),
+    "div": Scalar(np.divide, 1, 2),
     "neg": Scalar(np.negative, 1),
     "abs": Scalar(np.abs, 1),
     "sign": Scalar(np.sign, 1),
-    "maximum": Scalar(np.maximum, 1),
-    "minimum": Scalar(np.minimum, 1),
+    "maximum": Scalar(np.maximum, 1, 2),
+    "minimum": Scalar(np.minimum, 1, 2),
     "exp": Scalar(np.exp, 10),
     "log": Scalar(np.log, 10),
     "tanh": Scalar(np.tanh, 10),
@@ -74,16 +75,18 @@ SCALARS: dict[str, Scalar] = {
     "rsqrt": Scalar(lambda x: 1 / np.sqrt(x), 5),
     "sigmoid": Scalar(_sigmoid, 12),
     "gelu": Scalar(_gelu, 18),
-    "lt": Scalar(np.less, 1),
-    "le": Scalar(np.less_equal, 1),
-    "eq": Scalar(np.equal, 1),
-    "where": Scalar(np.where, 1),
+    "lt": Scalar(np.less, 1, 2),
+    "le": Scalar(np.less_equal, 1, 2),
+    "eq": Scalar(np.equal, 1, 2),
+    "where": Scalar(np.where, 1, 3),
     "round_bf16": Scalar(_round(DType.bf16), 2),
     "round_f16": Scalar(_round(DType.f16), 2),
 }
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {"row_sum": np.sum, "row_max": np.max, "row_mean": np.mean}
 INDICES = ("row", "col")
+ARITY = {name: f.arity for name, f in SCALARS.items()} | dict.fromkeys(REDUCTIONS, 1) | dict.fromkeys(INDICES, 0)
+"""Arguments of every function that a statement may call."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +147,18 @@ class Body:
 @cache
 def body(inputs: str, outputs: str, text: str, **constants: float) -> Body:
     """Parse infix text into a `Body`; names in `constants` become literals."""
-    flat = _Flatten(
-        {name: float(value) for name, value in constants.items()},
-        taken={*inputs.split(), *re.findall(r"[A-Za-z_]\w*", text)},
-    )
-    for line in ast.parse("\n".join(ln.strip() for ln in text.strip().splitlines())).body:
+    try:
+        lines = ast.parse("\n".join(line.strip() for line in text.strip().splitlines())).body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not a body: {text!r}") from error
+    literals = {name: float(value) for name, value in constants.items()}
+    flat = _Flatten(literals, inputs.split(), taken=set(re.findall(r"[A-Za-z_]\w*", text)))
+    for line in lines:
         if not isinstance(line, ast.Assign) or not isinstance(line.targets[0], ast.Name):
             raise ValueError(f"not an assignment: {ast.unparse(line)}")
         flat.assign(line.targets[0].id, line.value)
+    for name in outputs.split():
+        flat.need(name)
     return Body(tuple(inputs.split()), tuple(flat.stmts), tuple(outputs.split()))
 
 
@@ -161,16 +168,26 @@ _BINARY: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mu
 class _Flatten:
     """Turns nested expressions into statements, naming the intermediate values t0, t1, ..."""
 
-    def __init__(self, constants: Mapping[str, float], taken: set[str]) -> None:
+    def __init__(self, constants: Mapping[str, float], inputs: Sequence[str], taken: set[str]) -> None:
         self.constants = constants
-        self.taken = taken
+        self.known = set(inputs)
+        self.taken = taken | self.known
         self.stmts: list[Stmt] = []
+
+    def need(self, name: str) -> None:
+        if name not in self.known:
+            raise ValueError(f"{name!r} is not defined")
 
     def assign(self, name: str, node: ast.expr) -> None:
         fn, args = self.call(node)
-        if fn not in SCALARS and fn not in REDUCTIONS and fn not in INDICES:
+        if fn not in ARITY:
             raise ValueError(f"unknown scalar function {fn!r}")
+        if len(args) != ARITY[fn]:
+            raise ValueError(f"{fn} takes {ARITY[fn]} arguments, got {len(args)}")
         operands = tuple(self.arg(a) for a in args)
+        if name in self.known:
+            raise ValueError(f"{name!r} is assigned twice")
+        self.known.add(name)
         self.stmts.append(Stmt(name, fn, operands))
 
     def call(self, node: ast.expr) -> tuple[str, list[ast.expr]]:
@@ -186,8 +203,11 @@ class _Flatten:
         literal = _literal(node)
         if literal is not None:
             return literal
+        if isinstance(node, ast.Name) and node.id in self.constants:
+            return self.constants[node.id]
         if isinstance(node, ast.Name):
-            return self.constants.get(node.id, node.id)
+            self.need(node.id)
+            return node.id
         name = self.fresh()
         self.assign(name, node)
         return name

@@ -13,6 +13,7 @@ import json
 import re
 import typing
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from gptc.errors import InputError, Span, did_you_mean
@@ -71,10 +72,18 @@ def parse_graphs(text: str, file: str = "<gir>") -> tuple[Graph, ...]:
                 raise ValueError("a file begins with `graph NAME at STAGE`")
             else:
                 reader.line(line)
-        except (ValueError, KeyError, TypeError) as error:
-            hint = did_you_mean(str(error.args[0]), REGISTRY) if isinstance(error, KeyError) else None
+        except (ValueError, RecursionError) as error:
+            hint = error.hint if isinstance(error, _Unknown) else None
             raise InputError.of(f"cannot read this line: {error}", Span(file, number), hint) from error
     return tuple(done + ([reader.graph()] if reader else []))
+
+
+class _Unknown(ValueError):
+    """A name that is not among those it could be."""
+
+    def __init__(self, message: str, name: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.hint = did_you_mean(name, names)
 
 
 _NODE = re.compile(
@@ -101,18 +110,23 @@ class _Reader:
     def graph(self) -> Graph:
         return Graph(self.name, tuple(self.nodes), tuple(self.outputs), self.stage, self.plan)
 
+    def value(self, name: str) -> Value:
+        if name not in self.values:
+            raise _Unknown(f"%{name} is not defined before this line", name, self.values)
+        return self.values[name]
+
     def line(self, line: str) -> None:
-        if match := re.fullmatch(r"return %(\S+) as (.+)", line):
-            self.outputs.append(Output(json.loads(match[2]), self.values[match[1]]))
+        if match := re.fullmatch(r'return %(\S+) as ("(?:[^"\\]|\\.)*")', line):
+            self.outputs.append(Output(json.loads(match[2]), self.value(match[1])))
         elif match := re.fullmatch(r"place %(\S+) in (\w+)\+(\d+)", line):
-            self.plan[self.values[match[1]].name] = Placement(match[2], int(match[3]))
+            self.plan[self.value(match[1]).name] = Placement(match[2], int(match[3]))
         elif match := _NODE.fullmatch(line):
             self.node(match)
         else:
             raise ValueError("expected a node, `return` or `place`")
 
     def node(self, match: re.Match[str]) -> None:
-        operands = tuple(self.values[n.strip()[1:]] for n in match["operands"].split(",") if n.strip())
+        operands = tuple(self.value(n.strip()[1:]) for n in match["operands"].split(",") if n.strip())
         results = tuple(_parse_value(t) for t in re.findall(r"%\S+: [^%]+", match["results"]))
         for value in results:
             if value.name in self.values:
@@ -131,30 +145,36 @@ def _parse_value(text: str) -> Value:
     return Value(name[1:], parse_type(kind))
 
 
+_TYPE = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[^\]]*)\](?:\{(?P<strides>[^}]*)\})?")
+_DIM = re.compile(r"(?:(?P<name>\w+)=)?(?P<size>[1-9]\d*)")
+
+
 def parse_type(text: str) -> TensorType:
     """`f32[B=4,T=64]` or, strided, `f32[4,64]{128,1}`."""
-    match = re.fullmatch(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?", text.strip())
-    if match is None:
-        raise ValueError(f"not a type: {text!r}")
-    shape = [_parse_dim(d) for d in match[2].split(",") if d]
-    strides = None if match[3] is None else [int(s) for s in match[3].split(",") if s]
-    return TensorType.of(DType(match[1]), shape, strides)
-
-
-def _parse_dim(text: str) -> Dim:
-    name, _, size = text.rpartition("=")
-    return Dim(int(size), name or None)
+    match = _TYPE.fullmatch(text.strip())
+    if match and match["dtype"] in DType.__members__:
+        dims = [_DIM.fullmatch(d) for d in match["shape"].split(",")] if match["shape"] else []
+        steps = match["strides"].split(",") if match["strides"] else None
+        if all(dims) and (steps is None or (len(steps) == len(dims) and all(s.isdecimal() for s in steps))):
+            shape = [Dim(int(d["size"]), d["name"]) for d in dims if d]
+            return TensorType.of(DType(match["dtype"]), shape, None if steps is None else map(int, steps))
+    raise ValueError(f"not a type: {text.strip()!r}")
 
 
 def _parse_op(name: str, text: str) -> Op:
-    cls = op_class(name)
+    try:
+        cls = op_class(name)
+    except KeyError:
+        raise _Unknown(f"no op is called {name!r}", name, REGISTRY) from None
     hints = _field_types(cls)
     decoder = json.JSONDecoder()
     attributes: dict[str, Any] = {}
     while text := text.lstrip(", "):
         key, _, rest = text.partition("=")
+        if key not in hints:
+            raise _Unknown(f"{name} has no attribute {key!r}", key, hints)
         value, end = decoder.raw_decode(rest)
-        attributes[key] = _convert(value, hints[key])
+        attributes[key] = _convert(key, value, hints[key])
         text = rest[end:]
     return cls(**attributes)
 
@@ -163,24 +183,27 @@ _HINTS: dict[str, dict[str, Any]] = {}
 
 
 def _field_types(cls: type[Op]) -> dict[str, Any]:
+    """Attribute -> its declared type."""
     if cls.name not in _HINTS:
-        _HINTS[cls.name] = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls)
+        _HINTS[cls.name] = {f.name: hints[f.name] for f in fields(cls)}
     return _HINTS[cls.name]
 
 
-def _convert(value: Any, hint: Any) -> Any:
+_WORDS = {float: "a number", int: "an integer", bool: "true or false", str: "a text", Body: "a text", DType: "a text"}
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
     """JSON value -> attribute of the declared type."""
-    if hint is Body:
-        return Body.parse(value)
-    if hint is DType:
-        return DType(value)
-    if hint is float:
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_convert(key, v, typing.get_args(hint)[0]) for v in value)
+    if hint in (Body, DType) and isinstance(value, str):
+        return Body.parse(value) if hint is Body else DType(value)
+    if hint is float and type(value) is int:
         return float(value)
-    return _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    if type(value) is not hint:
+        raise ValueError(f"{key}: expected {_WORDS.get(hint, 'a list')}, got {value!r}")
+    return value
 
 
 def print_graphs(graphs: Iterable[Graph]) -> str:

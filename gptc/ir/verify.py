@@ -16,9 +16,8 @@ from heapq import heappop, heappush
 from itertools import takewhile
 
 from gptc.errors import Diagnostic, InternalError
-from gptc.ir.analysis import Interval, intervals, roots, segments, stored
+from gptc.ir.analysis import Interval, intervals, roots, segments
 from gptc.ir.graph import STAGES, Graph, Node, Value
-from gptc.ir.op import ShapeError
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.leaf import Buffer, Constant, Input, Leaf
 from gptc.ir.ops.region import Gemm, Map
@@ -73,7 +72,7 @@ def types_are_inferred(graph: Graph) -> Findings:
     for node in graph.nodes:
         try:
             inferred = node.op.infer(*(v.type for v in node.operands))
-        except ShapeError as error:
+        except (ValueError, IndexError, TypeError) as error:  # ShapeError, or attributes that make no sense
             yield _at(node, str(error))
             continue
         recorded = tuple(v.type for v in node.results)
@@ -135,9 +134,12 @@ def strides_are_readable(graph: Graph) -> Findings:
 
 def _reads_strided(node: Node, index: int) -> bool:
     """Whether a kernel can read this operand although it is not contiguous."""
+    kind = node.operands[index].type
     if isinstance(node.op, Gemm):
-        return index < 2 and 1 in node.operands[index].type.steps[-2:]
-    return isinstance(node.op, (Map, Attention, AttentionGrad, View))
+        return index < 2 and 1 in kind.steps[-2:]
+    if isinstance(node.op, (Attention, AttentionGrad)):
+        return kind.steps[-1] == 1 or kind.shape[-1] == 1
+    return isinstance(node.op, (Map, View))
 
 
 # When planned.
@@ -169,10 +171,12 @@ def views_lie_in_their_base(graph: Graph) -> Findings:
 
 
 def stores_land_in_their_buffers(graph: Graph) -> Findings:
-    for name, leaf in stored(graph).items():
-        if graph.plan[name] != graph.plan[leaf]:
-            node = graph.producer[name]
-            yield _at(node, f"is at {graph.plan[name]}, the buffer it is stored into at {graph.plan[leaf]}")
+    leaves = {n.op.key: n.name for n in graph.nodes if isinstance(n.op, Buffer)}
+    for output in graph.outputs:
+        here, buffer = graph.plan[output.value.name], graph.plan.get(leaves.get(output.name, ""))
+        if buffer and here != buffer:
+            message = f"is at {here}, the buffer {output.name!r} that it is stored into at {buffer}"
+            yield _at(graph.producer[output.value.name], message)
 
 
 def nothing_live_is_overwritten(graph: Graph) -> Findings:

@@ -101,7 +101,11 @@ FAULTS: list[tuple[str, Fault, str]] = [
     ("everything_is_placed", lambda g: place(g, "dw", "io", 4096), "%dw is in io but belongs in arena"),
     ("everything_is_placed", lambda g: place(g, "dw", "arena", 776), "%dw begins at arena+776"),
     ("views_lie_in_their_base", lambda g: place(g, "rows", "io", 4), "%rows = view: is at 4, its base puts it at 0"),
-    ("stores_land_in_their_buffers", lambda g: place(g, "new.m", "state", 2048), "the buffer it is stored into at"),
+    (
+        "stores_land_in_their_buffers",
+        lambda g: place(g, "new.m", "state", 2048),
+        "is at state+2048, the buffer 'w.m'",
+    ),
     ("nothing_live_is_overwritten", lambda g: place(g, "dw", "arena", 704), "%dw = gemm: overwrites %scaled"),
     ("nothing_live_is_overwritten", lambda g: place(g, "scaled", "arena", 64), "%scaled = map: overwrites %error"),
     ("nothing_live_is_overwritten", lambda g: place(g, "loss", "io", 0), "%loss = column: overwrites %x"),
@@ -147,6 +151,20 @@ def test_a_gemm_reads_rows_or_columns_without_gaps(strides: tuple[int, int], rea
     base = b.input(key="x", shape=(8, 16))
     x = b.view(base, shape=(8, 8), strides=strides)
     b.output("y", b.gemm(x, x, dtypes=("f32",)))
+    graph = b.build("fused")
+    if readable:
+        verify(graph, "fused")
+    else:
+        with pytest.raises(InternalError, match="with these strides"):
+            verify(graph, "fused")
+
+
+@pytest.mark.parametrize(("strides", "readable"), [((60, 4, 12, 1), True), ((60, 20, 1, 5), False)])
+def test_attention_reads_whole_vectors(strides: tuple[int, ...], readable: bool) -> None:
+    b = Builder("attention")
+    base = b.input(key="x", shape=(2, 60))
+    x = b.view(base, shape=(2, 3, 5, 4), strides=strides)
+    b.output("y", b.attention(x, x, x)[0])
     graph = b.build("fused")
     if readable:
         verify(graph, "fused")
