@@ -28,7 +28,8 @@ from gptc.passes.lower import Lower
 
 Array = np.ndarray[Any, Any]
 THREADS = (1, 2, 3)
-TARGET = describe(os.environ.get("CC", "gcc"), "native")
+TARGET = describe(os.environ.get("CC", "gcc"), os.environ.get("GPTC_TEST_MARCH", "native"))
+CFLAGS = os.environ.get("GPTC_TEST_CFLAGS", "").split()
 EPS = float(np.finfo(np.float32).eps)
 
 
@@ -87,7 +88,7 @@ def build(folder: Path, sources: Mapping[str, str], target: Target, flags: Seque
     """Compile kernels as an artefact's Makefile would, with every warning an error."""
     texts = {**sources, "threads": "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n"}
     (folder / "support.h").write_text(render("c/support.h", VEC=target.vector))
-    command = [target.compiler, *target.flags, *WARNINGS, "-fPIC", *flags]
+    command = [target.compiler, *target.flags, *WARNINGS, "-fPIC", *flags, *CFLAGS]
 
     def compile_one(name: str) -> str:
         (folder / f"{name}.c").write_text(texts[name])
