@@ -1,0 +1,51 @@
+"""Artefacts for the tests of the whole system, each compiled and built once a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptc.codegen.target import WARNINGS
+from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.options import Options
+from gptc.resources import models_dir
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.cache import Cache
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.init import initialise
+
+TINY = Path(__file__).parent / "models" / "tiny.yaml"
+NANO = models_dir() / "gpt2-nano.yaml"
+STRICT = " ".join(("cc", *WARNINGS))
+"""Every build of these tests is one that a single warning would fail."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An artefact and its library."""
+
+    artefact: Artefact
+    library: Path
+
+    def model(self) -> CpuModel:
+        """A new model with its initial weights."""
+        model = CpuModel(self.artefact, self.library)
+        initialise(model)
+        return model
+
+
+class Workshop:
+    """Compiles and builds under `root`.  What is asked for again comes from the cache."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.cache = Cache(root / "cache")
+
+    def compile(self, path: Path = TINY, batch: int = 2, seq: int = 16, micro: int = 1, **options: Any) -> Compiled:
+        request = Request(path, Options(**{"compiler": STRICT} | options), (), batch, seq, micro)
+        return compile_model(request, self.root / "build", self.cache)
+
+    def build(self, path: Path = TINY, batch: int = 2, seq: int = 16, micro: int = 1, **options: Any) -> Built:
+        compiled = self.compile(path, batch, seq, micro, **options)
+        return Built(compiled.artefact, build_model(compiled, self.cache).library)
