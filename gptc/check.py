@@ -26,12 +26,15 @@ from gptc.ir.ops.shape import View
 from gptc.ir.text import parse_graphs
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cpu import CpuModel
-from gptc.runtime.init import initialise
+from gptc.runtime.init import SEED, initialise
+from gptc.runtime.manifest import Normal, Uniform
 from gptc.runtime.rng import Mt19937
 
 Progress = Callable[[str, int, int], None]
 """Program, calls done, calls in all."""
 
+SPREAD = 0.02
+"""Standard deviation of what is added to biases and gains."""
 TRAINING_RATE = 1e-3
 """Learning rate of the steps that are compared: any will do."""
 
@@ -60,6 +63,7 @@ def check_artefact(
     if threads:
         model.set_threads(threads)
     initialise(model)
+    _perturb(model)
     agreement = Agreement()
     for number, (program, first) in enumerate(_schedule(artefact)):
         _set_inputs(model, number, first)
@@ -91,6 +95,15 @@ def _schedule(artefact: Artefact) -> list[tuple[str, bool]]:
         return [("evaluate", True), ("step", True), ("step", True)]
     step = [("micro_step", True), ("micro_step", False), ("update", True)]
     return [("evaluate", True), *step, *step]
+
+
+def _perturb(model: CpuModel) -> None:
+    """Move biases off 0 and gains off 1: there, a kernel that forgets to add or to multiply would be right."""
+    random = Mt19937(SEED)
+    for param in model.artefact.manifest.params:
+        if not isinstance(param.init, (Normal, Uniform)):
+            valid = model.valid(param)
+            valid += random.normal(valid.size, SPREAD).reshape(valid.shape)
 
 
 def _set_inputs(model: CpuModel, number: int, first: bool) -> None:

@@ -7,7 +7,15 @@ import pytest
 
 from gptc.ir.types import DType
 from tests.system.reference import (
-    BATCH, ROUTES, SEQ, feeds, gradients, rounding, slopes, stages, wrong_outputs,
+    BATCH,
+    ROUTES,
+    SEQ,
+    feeds,
+    gradients,
+    rounding,
+    slopes,
+    stages,
+    wrong_outputs,
 )  # fmt: skip
 from tests.system.workshop import Workshop
 
