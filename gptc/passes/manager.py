@@ -83,7 +83,7 @@ class Pass(Protocol):
 
     name: ClassVar[str]
     stages: ClassVar[tuple[str, str]]
-    """The stage that it takes, or an earlier one if that is before `fused`; and the stage that it leaves at the latest."""
+    """The stage that it takes (or an earlier one, as long as that is before `fused`), and the latest that it leaves."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """The graph after the pass."""
