@@ -297,4 +297,6 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
 def _stored(y: Bounded, kind: TensorType) -> Bounded:
     """Broadcast to the declared shape and rounded to the declared dtype."""
     value, error = (np.broadcast_to(a, kind.shape) for a in (y.value, y.error))
-    return Bounded(value, error + ROUND[kind.dtype] * (np.abs(value) + error) + TINY)
+    if rounding := ROUND[kind.dtype]:
+        error = error + rounding * (np.abs(value) + error)
+    return Bounded(value, error + TINY)

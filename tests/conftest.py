@@ -1,7 +1,49 @@
+"""A tiny model with padding, every kind of init and a comment that no C file may trip over, compiled once."""
+
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.options import Options
+from gptc.runtime.cache import Cache
+
+TINY = Path(__file__).parent / "artefact" / "tiny.yaml"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what is emitted now over the golden files")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="session")
+def tiny(cache: Cache, out: Path) -> Compiled:
+    """For training, a step of one micro-step."""
+    return compile_model(Request(TINY), out, cache)
+
+
+@pytest.fixture(scope="session")
+def accumulating(cache: Cache, out: Path) -> Compiled:
+    """For training, a step of three micro-steps."""
+    return compile_model(Request(TINY, micro_steps=3), out, cache)
+
+
+@pytest.fixture(scope="session")
+def inferring(cache: Cache, out: Path) -> Compiled:
+    return compile_model(Request(TINY, Options(mode="infer"), batch=1), out, cache)
+
+
+@pytest.fixture(scope="session")
+def library(tiny: Compiled, cache: Cache) -> Path:
+    return build_model(tiny, cache).library

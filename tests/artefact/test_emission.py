@@ -23,7 +23,7 @@ from gptc.ir.text import parse_graphs
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
-from tests.artefact.conftest import TINY
+from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = [cc for cc in ("gcc", "clang") if shutil.which(cc)]
