@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
-from gptc.ir.types import TensorType
+from gptc.ir.types import Shape, TensorType, broadcast
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
@@ -40,6 +40,15 @@ def need(condition: bool, message: str) -> None:
 def need_count(operands: Sequence[object], count: int) -> None:
     """An op with another number of operands is a mistake of the model, as a wrong shape is."""
     need(len(operands) == count, f"takes {count} operand{'s' * (count != 1)}, got {len(operands)}")
+
+
+def iteration_space(operands: Sequence[TensorType], count: int, shape: Shape = ()) -> Shape:
+    """What `count` operands and `shape` broadcast to."""
+    need_count(operands, count)
+    space = broadcast(*(t.shape for t in operands), shape)
+    if space is None:
+        raise ShapeError(f"shapes do not broadcast: {' and '.join(map(str, operands))}")
+    return space
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gptc.ir.body import Body, body, evaluate
-from gptc.ir.op import Array, Grads, Op, Samples, Types, Values, need, need_count, register
-from gptc.ir.types import DType, TensorType, broadcast
+from gptc.ir.op import Array, Grads, Op, Samples, Types, Values, iteration_space, need, need_count, register
+from gptc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
@@ -29,14 +29,10 @@ class Elementwise(Op):
         return self.code
 
     def infer(self, *operands: TensorType) -> Types:
-        arity = len(self.body().inputs)
-        need_count(operands, arity)
-        shape = broadcast(*(t.shape for t in operands))
-        if shape is None:
-            need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
+        shape = iteration_space(operands, len(self.body().inputs))
         kinds = {t.dtype for t in operands if t.dtype.is_float}
         need(len(kinds) == 1, f"needs operands of one float type, got {' and '.join(map(str, operands))}")
-        return (TensorType.of(next(iter(kinds)), shape or ()),)
+        return (TensorType.of(next(iter(kinds)), shape),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
         shape = np.broadcast_shapes(*(a.shape for a in operands))

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptc.ir.body import REDUCTIONS, Body, body, evaluate
-from gptc.ir.op import Array, Op, Pairs, Types, need, need_count, register
+from gptc.ir.op import Array, Op, Pairs, Types, iteration_space, need, need_count, register
 from gptc.ir.ops.matmul import matmul_eval, matmul_type
-from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
+from gptc.ir.types import Dim, DType, Shape, TensorType
 
 ITSELF = Body(("x",), (), ("x",))
 """The body that passes its input on."""
@@ -43,11 +43,7 @@ class Region(Op):
 
     def space(self, operands: Sequence[TensorType]) -> Shape:
         """The iteration space: what the operands broadcast to."""
-        need_count(operands, len(self.body.inputs))
-        shape = broadcast(*(t.shape for t in operands), tuple(Dim(d) for d in self.shape))
-        if shape is None:
-            need(False, f"shapes do not broadcast: {' and '.join(map(str, operands))}")
-        return shape or ()
+        return iteration_space(operands, len(self.body.inputs), tuple(map(Dim, self.shape)))
 
     def stores(self, shapes: Sequence[Sequence[int]]) -> Types:
         """Result types of the given shapes in the declared dtypes."""

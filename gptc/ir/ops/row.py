@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gptc.ir.body import Body, evaluate
-from gptc.ir.op import Array, Op, ShapeError, Types, need, need_count
+from gptc.ir.op import Array, Op, ShapeError, Types, iteration_space, need
 from gptc.ir.ops.region import element_names
-from gptc.ir.types import Dim, DType, Shape, TensorType, broadcast
+from gptc.ir.types import Dim, DType, Shape, TensorType
 
 
 class RowOp(Op):
@@ -19,12 +19,9 @@ class RowOp(Op):
 
     def space(self, *operands: TensorType) -> Shape:
         """The iteration space [.., cols]."""
-        arity = len(self.body().inputs)
-        need_count(operands, arity)
-        shape = broadcast(*(t.shape for t in operands))
-        if not shape:
-            need(False, f"operands do not broadcast to rows: {' and '.join(map(str, operands))}")
-        return shape or ()
+        space = iteration_space(operands, len(self.body().inputs))
+        need(len(space) > 0, f"needs rows, got {' and '.join(map(str, operands))}")
+        return space
 
     def infer(self, *operands: TensorType) -> Types:
         """Results that vary along the row take its shape and the dtype of the first float operand that fills
