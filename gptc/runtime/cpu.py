@@ -22,6 +22,8 @@ from gptc.runtime.artefact import Artefact
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
 MAX_THREADS = 1024
+SPIN = "2000"
+"""Turns that a thread waits for the next kernel before it sleeps: a few microseconds."""
 SMALLER = "compile the model with a smaller --batch or --seq"
 AFTER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
@@ -102,6 +104,9 @@ class CpuModel:
 
 
 def _load(library: Path) -> ctypes.CDLL:
+    # Threads that wait between kernels spin, by default so long that a second busy process on the machine costs a
+    # factor of ten.  The OpenMP runtime reads this once, when it is loaded; what the user has set stays.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:
