@@ -148,7 +148,7 @@ def run_body(code: Body, inputs: Sequence[Bounded], space: Sequence[int]) -> lis
     values = dict(zip(code.inputs, inputs, strict=True))
     last = {a: i for i, stmt in enumerate(code.stmts) for a in stmt.args if isinstance(a, str)}
     for i, stmt in enumerate(code.stmts):
-        args = [values[a] if isinstance(a, str) else Bounded.exact(np.float32(a)) for a in stmt.args]
+        args = [values[a] if isinstance(a, str) else Bounded.exact(np.asarray(a, np.float32)) for a in stmt.args]
         values[stmt.result] = step(stmt.fn, args, space)
         for name in {a for a in stmt.args if isinstance(a, str)} - set(code.outputs):
             if last[name] == i:
