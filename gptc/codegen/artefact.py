@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +29,8 @@ from gptc.codegen.manifest import (
     tensor_json,
     to_json,
 )
-from gptc.codegen.program import Identifiers, Program, Speller, Tensor, enumerators, quote, wrap
+from gptc.codegen.program import Identifiers, Program, Speller, Tensor, enumerators, wrap
+from gptc.codegen.provenance import provenance
 from gptc.codegen.render import render, render_kernel
 from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
@@ -83,7 +83,7 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
         "programs/after.c": _render("after.c"),
     }  # fmt: skip
     for kernel, spec in facts.specs.items():
-        files[f"kernels/{kernel}.c"] = render_kernel(options.target, spec, facts.uses(kernel))
+        files[f"kernels/{kernel}.c"] = render_kernel(options.target, spec, facts.header(kernel))
     files |= _program_files(facts)
     if facts.trains:
         files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps)
@@ -146,16 +146,13 @@ class _Facts:
         """Kernels by name, each once, in the order of their first call."""
         return {call.kernel.name: call.kernel for program in self.programs for call in program.calls}
 
-    def calls(self, kernel: str) -> list[tuple[Program, Call]]:
-        return [(p, call) for p in self.programs for call in p.calls if call.kernel.name == kernel]
+    def calls(self, kernel: str) -> list[tuple[str, Call]]:
+        """The calls of one kernel, each with its program."""
+        return [(p.name, call) for p in self.programs for call in p.calls if call.kernel.name == kernel]
 
-    def uses(self, kernel: str) -> list[str]:
-        """The header of a kernel: how often each program calls it, and for which lines of the model."""
-        calls = self.calls(kernel)
-        counts = Counter(program.name for program, _ in calls)
-        where = ", ".join(f"{count} in {name}" for name, count in counts.items())
-        quotes = dict.fromkeys(quote(call.node.span, self.model.sources) for _, call in calls)
-        return [f"{kernel}: {len(calls)} calls ({where})", *(f"  {c_comment(line)}" for line in quotes if line)]
+    def header(self, kernel: str) -> list[str]:
+        """The comment above a kernel."""
+        return provenance(self.calls(kernel), self.model.sources, self.options.target)
 
     def prototypes(self) -> list[str]:
         """Lines that declare all kernels, by name."""
@@ -171,7 +168,8 @@ def _model_h(facts: _Facts) -> str:
         for tensor, given in facts.ports
     ]
     return _render(
-        "model.h", model=facts.model.name, dims=[(d, facts.model.dims[d]) for d in ("B", "T", "V")], sizes=dict(facts.memory.segments),
+        "model.h", model=facts.model.name, dims=[(d, facts.model.dims[d]) for d in ("B", "T", "V")],
+        sizes=dict(facts.memory.segments),
         ports=enumerators(ports), functions=[p.function for p in facts.programs], micro_steps=facts.options.micro_steps,
     )  # fmt: skip
 

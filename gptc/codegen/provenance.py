@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
+from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call
+from gptc.codegen.program import quote
 from gptc.ir.graph import Node
 from gptc.ir.ops.region import Region
 
 
-def provenance(calls: Sequence[Call]) -> list[str]:
-    """Lines for `render_kernel`, from all calls of one kernel in program order.
+def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], target: str) -> list[str]:
+    """Lines for `render_kernel`, from all calls of one kernel as (program, call), in program order.
 
-    row_layer_norm_4ee542
-      12 uses    h.0 .. h.11
-      layer_norm models/gpt2-124m.yaml:31
-      moves      1.6 MB, 1.4 Mflop a call
-      template   row
+    row_layer_norm_4ee542: 24 calls (12 in step, 12 in evaluate)
+      models/gpt2-124m.yaml:33  a: layer_norm(x, ln_1.w, ln_1.b)
+      computes  layer_norm
+      moves     1.6 MB, 1.4 Mflop in its first call
+      template  templates/c/row.c.j2
     """
-    kernel = calls[0].kernel
-    places = list(dict.fromkeys(c.node.origin for c in calls if c.node.origin))
-    rows = [
-        (
-            f"{len(calls)} use{'s' * (len(calls) > 1)}",
-            " .. ".join(dict.fromkeys((places[0], places[-1]))) if places else "",
-        )
+    programs = Counter(program for program, _ in calls)
+    kernel, nodes = calls[0][1].kernel, [call.node for _, call in calls]
+    where = ", ".join(f"{count} in {program}" for program, count in programs.items())
+    quotes = [line for line in dict.fromkeys(quote(node.span, sources) for node in nodes) if line]
+    return [
+        f"{kernel.name}: {len(calls)} call{'s' * (len(calls) > 1)} ({where})",
+        *(f"  {c_comment(line)}" for line in quotes),
+        f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in _ops(node)))}",
+        f"  moves     {_cost(nodes[0])} in its first call",
+        f"  template  templates/{target}/{kernel.template}.{target}.j2",
     ]
-    rows += [(name, place) for name, _, place in (part.partition(" ") for part in _parts(calls))]
-    costs = list(dict.fromkeys(_cost(c.node) for c in calls))
-    rows.append(("moves", f"{costs[0]} a call" if len(costs) == 1 else f"{costs[0]} in its first call"))
-    rows.append(("template", kernel.template))
-    width = max(len(head) for head, _ in rows)
-    return [kernel.name, *(f"  {head:{width}s}  {text}".rstrip() for head, text in rows)]
 
 
-def _parts(calls: Sequence[Call]) -> list[str]:
-    """The ops that the kernel computes, each with its line in the model."""
-    found: dict[str, None] = {}
-    for call in calls:
-        node = call.node
-        if isinstance(node.op, Region) and node.op.parts:
-            found.update(dict.fromkeys(node.op.parts))
-        else:
-            found[f"{node.op.name} {node.span.file}:{node.span.line}" if node.span else node.op.name] = None
-    return list(found)
+def _ops(node: Node) -> list[str]:
+    """The ops that went into a node."""
+    parts = node.op.parts if isinstance(node.op, Region) else ()
+    return [part.split(" ")[0] for part in parts] or [node.op.name]
 
 
 def _cost(node: Node) -> str:

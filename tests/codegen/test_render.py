@@ -16,7 +16,7 @@ import pytest
 
 from gptc.codegen import render as rendering
 from gptc.codegen.filters import KEYWORDS, c_comment, c_float, c_ident, c_int, check_code
-from gptc.codegen.kernel import Call, KernelSpec, Parameter
+from gptc.codegen.kernel import KernelSpec, Parameter
 from gptc.codegen.provenance import provenance
 from gptc.codegen.render import contract, render, render_kernel
 from gptc.codegen.select import SELECTORS, select
@@ -109,8 +109,8 @@ def test_emitted_text(name: str) -> None:
     call = select(REGIONS[name], TARGET)
     assert call is not None
     spec, template = call.kernel, f"c/{call.kernel.template}.c"
-    text = render_kernel("c", spec, provenance([call]))
-    assert text == render_kernel("c", select(REGIONS[name], TARGET).kernel, provenance([call]))  # type: ignore[union-attr]
+    text = render_kernel("c", spec, provenance([("step", call)], {}, "c"))
+    assert text == render_kernel("c", select(REGIONS[name], TARGET).kernel, provenance([("step", call)], {}, "c"))  # type: ignore[union-attr]
     assert not re.search(r"[ \t]$|\n\n\n|\t|\A\n|\n\n\Z", text, re.MULTILINE)
     assert text.endswith("}\n")
     assert f"void {spec.name}(" in text
@@ -162,21 +162,19 @@ def test_layers_share_a_kernel() -> None:
 
 
 def test_provenance() -> None:
-    node = two_results("f32[1000,500]", "add models/a.yaml:31", "sub")
-    calls: list[Call] = []
-    for origin in ("h.0", "h.1", "h.2"):
-        call = select(replace(node, origin=origin), TARGET)
-        assert call is not None
-        calls.append(call)
-    assert provenance(calls) == [
-        calls[0].kernel.name,
-        "  3 uses    h.0 .. h.2",
-        "  add       models/a.yaml:31",
-        "  sub",
-        "  moves     8.0 MB, 1.0 Mflop a call",
-        "  template  map",
+    node = two_results("f32[1000,500]", "add models/a.yaml:2", "sub models/a.yaml:2")
+    node = replace(node, span=Span("models/a.yaml", 2))
+    call = select(node, TARGET)
+    assert call is not None
+    calls = [("step", call), ("step", call), ("evaluate", call)]
+    assert provenance(calls, {"models/a.yaml": "graph:\n  y: a + b - c */\n"}, "c") == [
+        f"{call.kernel.name}: 3 calls (2 in step, 1 in evaluate)",
+        "  models/a.yaml:2  y: a + b - c * /",
+        "  computes  add, sub",
+        "  moves     8.0 MB, 1.0 Mflop in its first call",
+        "  template  templates/c/map.c.j2",
     ]
-    assert calls[0].kernel.name.startswith("map_add_sub_")
+    assert call.kernel.name.startswith("map_add_sub_")
 
 
 def test_same_text_for_any_hash_seed(tmp_path: Path) -> None:
