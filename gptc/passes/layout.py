@@ -147,16 +147,15 @@ class _Folding:
         return replace(new, op=op, results=(packed,))
 
     def joined(self, node: Node) -> bool:
-        """Whether dq, dk and dv, heads inward, are joined in that order by one concat."""
-        ends = [self.end_of_chain(v) for v in node.results]
-        readers = [self.graph.users[v.name] for v in ends]
-        first = readers[0][0] if readers[0] else None
-        return (
-            first is not None
-            and first.op in (Concat(-1), Concat(ends[0].type.rank - 1))
-            and all(users == (first,) for users in readers)
-            and first.operands == tuple(ends)
-        )
+        """Whether dq, dk and dv become [B, T, heads D] each, and are joined in that order by one concat."""
+        ends = tuple(map(self.end_of_chain, node.results))
+        for end, value in zip(ends, node.results, strict=True):
+            batch, heads, length, size = value.type.shape
+            if end.type.shape != (batch, length, heads * size):
+                return False
+        readers = {self.graph.users[v.name] for v in ends}
+        joins = [n for users in readers for n in users if n.op in (Concat(-1), Concat(2)) and n.operands == ends]
+        return len(readers) == len(joins) == 1
 
     def end_of_chain(self, value: Value) -> Value:
         """Follow transposes and reshapes for as long as each has one reader."""

@@ -16,6 +16,7 @@ from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.verify import verify
 from gptc.model import build_graph, load_model
 from gptc.options import Options
+from gptc.passes.lower import Lower
 from gptc.passes.manager import Context
 from gptc.passes.memory import MemoryReport, plan_programs
 from tests.passes.gpt2 import Gpt2, Training, compiled, feeds
@@ -142,3 +143,28 @@ def test_constants_and_inputs_can_be_outputs() -> None:
     results = interpret_planned(found, {"x": np.array([1, 2], np.float32)})
     assert results["half"] == 0.5
     np.testing.assert_array_equal(results["same"], [1, 2])
+
+
+def test_a_value_can_leave_under_several_names() -> None:
+    b = Builder("twice")
+    p, q = (b.buffer(label=key, key=key, role="state", shape=(3,)) for key in ("p", "q"))
+    new = b.add(p, q)
+    for name in ("p", "q", "y", "z"):
+        b.output(name, new)
+    context = Context()
+    (found,), _ = plan_programs([Lower().run(b.build(), context)], context)
+    verify(found, "planned")
+    assert len([r for r in context.remarks if r.kind == "missed"]) == 3
+    arrays = {"p": np.array([1, 2, 3], np.float32), "q": np.array([4, 5, 6], np.float32)}
+    for array in interpret_planned(found, arrays).values():
+        np.testing.assert_array_equal(array, [5, 7, 9])
+
+
+def test_programs_must_agree_on_their_buffers() -> None:
+    def program(size: int) -> Graph:
+        b = Builder(f"of{size}")
+        b.output("y", b.reduce_mean(b.buffer(label="p", key="p", shape=(size,))))
+        return b.build()
+
+    with pytest.raises(ValueError, match="p has two sizes: 12 and 16 bytes"):
+        plan_programs([program(3), program(4)], Context())
