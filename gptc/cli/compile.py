@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 def compile_(
     job: Job,
     build: Annotated[bool, typer.Option("--build/--no-build", help="Also build the library.")] = True,
+    sanitize: Annotated[bool, typer.Option("--sanitize", help="Address and undefined-behaviour sanitizers.")] = False,
     json: Json = False,
 ) -> None:
     """Compile a model to C, and the C to a library."""
     from gptc.cli.output import Output, seconds
 
     output = Output(json)
+    options = replace(job.request.options, sanitize=sanitize)
+    job = replace(job, request=replace(job.request, options=options))
     start = time.perf_counter()
     compiled, built = compile_and_build(job, output, build)
     took = time.perf_counter() - start

@@ -57,7 +57,6 @@ COMPILE: dict[str, tuple[Any, Any]] = {
                     parser=_choice("best", "naive")),
     "no_fuse": _option(bool, "--no-fuse", "One kernel for each operation.", False),
     "no_recognise": _option(bool, "--no-recognise", "Keep the model's own operations, as softmax of a product.", False),
-    "sanitize": _option(bool, "--sanitize", "Build with the address and undefined-behaviour sanitizers.", False),
     "out": _option(Path, "--out", "Folder for artefacts.", Path("build")),
 }  # fmt: skip
 """Flag -> its annotation and default."""
@@ -109,7 +108,6 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
     options = Options(
         target=flags["target"], mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
         fuse=not flags["no_fuse"], plan=flags["plan"], march=flags["march"], compiler=flags["compiler"],
-        sanitize=flags["sanitize"],
     )  # fmt: skip
     sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
     return Job(Request(model, options, tuple(flags["overrides"] or ()), *sizes), flags["out"])

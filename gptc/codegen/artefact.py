@@ -43,7 +43,7 @@ from gptc.passes.memory import MemoryReport
 
 LIBRARY = "libmodel.so"
 LIBS = ("-lm",)
-SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
 @dataclass(frozen=True)
