@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gptc.codegen.target import Target
     from gptc.ir.graph import Graph
     from gptc.model import Model
-    from gptc.passes.manager import Remark, Timing
+    from gptc.passes.manager import Context, Remark, Timing
     from gptc.passes.memory import MemoryReport
 
 RECORD = "record.json"
@@ -79,21 +79,26 @@ def bind(request: Request, model: Model) -> Options:
     return replace(request.options, batch=request.batch or train.batch, seq=seq, micro_steps=micro_steps)
 
 
-def built_graph(request: Request) -> Graph:
-    """The graph of the model before any pass."""
+@dataclass(frozen=True)
+class Rewritten:
+    """A model after its passes, before memory is planned."""
+
+    model: Model
+    context: Context
+    graphs: tuple[Graph, ...]
+    timings: tuple[tuple[str, Timing], ...]
+    remarks: tuple[tuple[str, Remark], ...]
+
+
+def rewrite(request: Request, stop_after: str | None = None, dump: Path | None = None) -> Rewritten:
+    """Run every program's passes.
+
+    With `stop_after` only the programs that have such a pass, and only up to it; `dump` is a folder for the graph
+    after each pass and its difference to the one before.
+    """
     from gptc.model import build_graph, load_model
-
-    model = load_model(request.path, request.overrides)
-    options = bind(request, model)
-    return build_graph(model, options.batch, options.seq, with_loss=options.mode == "train")
-
-
-def plan(request: Request) -> Planned:
-    """From the model file to planned graphs."""
-    from gptc.model import build_graph, load_model
-    from gptc.passes import pipelines
+    from gptc.passes import named, pipelines
     from gptc.passes.manager import Context, run_pipeline
-    from gptc.passes.memory import plan_programs
 
     model = load_model(request.path, request.overrides)
     options = bind(request, model)
@@ -102,13 +107,23 @@ def plan(request: Request) -> Planned:
     graphs: list[Graph] = []
     timings: list[tuple[str, Timing]] = []
     remarks: list[tuple[str, Remark]] = []
-    for program, passes in pipelines(options, model.train).items():
-        graphs.append(run_pipeline(replace(built, name=program), passes, context))
+    for program, passes in named(pipelines(options, model.train), stop_after).items():
+        folder = dump / program if dump else None
+        graphs.append(run_pipeline(replace(built, name=program), passes, context, dump=folder, stop_after=stop_after))
         timings += [(program, t) for t in context.timings[len(timings) :]]
         remarks += [(program, r) for r in context.remarks[len(remarks) :]]
-    planned, memory = plan_programs(graphs, context, options.plan)
-    remarks += [("all", r) for r in context.remarks[len(remarks) :]]
-    return Planned(model, options, planned, memory, tuple(timings), tuple(remarks))
+    return Rewritten(model, context, tuple(graphs), tuple(timings), tuple(remarks))
+
+
+def plan(request: Request) -> Planned:
+    """From the model file to planned graphs."""
+    from gptc.passes.memory import plan_programs
+
+    done = rewrite(request)
+    options, context = done.context.options, done.context
+    planned, memory = plan_programs(done.graphs, context, options.plan)
+    remarks = done.remarks + tuple(("all", r) for r in context.remarks[len(done.remarks) :])
+    return Planned(done.model, options, planned, memory, done.timings, remarks)
 
 
 def lower(planned: Planned, target: Target) -> list[Program]:

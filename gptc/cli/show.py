@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 def graph(
     job: Job,
     program: Program = None,
-    built: Annotated[bool, typer.Option("--built", help="As the model says it, before any pass.")] = False,
+    stop_after: Annotated[str | None, typer.Option("--stop-after", help="The last pass to run.")] = None,
+    dump: Annotated[Path | None, typer.Option("--dump", help="Folder for the graph after each pass.")] = None,
     json: Json = False,
 ) -> None:
-    """The planned graphs in their text form."""
+    """The planned graphs in their text form, or the graphs after one of the passes."""
     from gptc.cli.output import Output
-    from gptc.compiler import built_graph, plan
+    from gptc.compiler import plan, rewrite
     from gptc.ir.text import print_graphs
 
-    graphs = (built_graph(job.request),) if built else plan(job.request).graphs
+    graphs = rewrite(job.request, stop_after, dump).graphs if stop_after or dump else plan(job.request).graphs
     text = print_graphs(g for g in graphs if program in (None, g.name))
     output = Output(json)
     if not json:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+from gptc.errors import UsageError, did_you_mean
 from gptc.options import Options
 from gptc.passes.differentiate import Differentiate
 from gptc.passes.fuse import Fuse
@@ -63,6 +65,18 @@ def pipelines(options: Options, training: Training) -> dict[str, Pipeline]:
         "update": (optimizer("apply", training), *kernels(options)),
         "evaluate": forward(options),
     }
+
+
+def named(programs: Mapping[str, Pipeline], wanted: str | None) -> dict[str, Pipeline]:
+    """The programs that have a pass of that name; all of them for None."""
+    if wanted is None:
+        return dict(programs)
+    found = {name: passes for name, passes in programs.items() if any(p.name == wanted for p in passes)}
+    if not found:
+        known = list(dict.fromkeys(p.name for passes in programs.values() for p in passes))
+        hint = did_you_mean(wanted, known) or f"there are {', '.join(known)}"
+        raise UsageError.of(f"no program has a pass {wanted!r}", hint=hint)
+    return found
 
 
 def train(options: Options, update: Update) -> Pipeline:
