@@ -50,6 +50,9 @@ class Target:
 
 def target_for(options: Options) -> Target:
     """The target that `options` ask for; InputError or ToolMissing where it cannot be had."""
+    if options.precision != "f32":
+        message = f"target c has no kernels for {options.precision} operands"
+        raise InputError.of(message, None, "leave out --precision; `gptc show graph` shows what the policy would do")
     return describe(options.compiler, options.march)
 
 

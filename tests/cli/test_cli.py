@@ -176,7 +176,7 @@ def test_a_reader_that_leaves_is_no_failure(home: Path) -> None:
 
 
 def test_opt_runs_passes(home: Path) -> None:
-    graph = gptc(home, "show", "graph", TINY, "--built").stdout
+    graph = gptc(home, "show", "graph", TINY, "--program", "step", "--stop-after", "simplify").stdout
     (home / "built.gir").write_text(graph)
     done = gptc(home, "opt", "built.gir", "--passes", "simplify,recognise", "--dump", "dump")
     assert done.returncode == 0
@@ -208,6 +208,7 @@ MISTAKES: list[tuple[list[str | Path], int, str]] = [
     (["compile"], 2, "Missing argument"),
     (["compile", TINY, "--seq", "0"], 2, "--seq"),
     (["compile", TINY, "--precision", "f8"], 2, "'f8' is not one of f32, bf16"),
+    (["compile", TINY, "--precision", "bf16"], 1, "target c has no kernels for bf16 operands"),
     (["compile", TINY, "--seq", "17"], 1, "longer than the model's T = 16"),
     (["compile", TINY, "--batch", "999999999"], 1, "more than 2^31 - 1 tokens"),
     (["compile", TINY, "--set", "train.lr=fast"], 1, "expected a number, found 'fast'"),
