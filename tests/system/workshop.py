@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,3 +52,19 @@ class Workshop:
     def build(self, path: Path = TINY, batch: int = 2, seq: int = 16, micro: int = 1, **options: Any) -> Built:
         compiled = self.compile(path, batch, seq, micro, **options)
         return Built(compiled.artefact, build_model(compiled, self.cache).library)
+
+
+def make(artefact: Artefact, parent: Path, *arguments: str) -> Path:
+    """Run `make` in a copy of the folder, as a user would; returns the copy."""
+    folder = parent / artefact.folder.name
+    shutil.copytree(artefact.folder, folder)
+    done = subprocess.run(
+        ["make", "-j", str(os.cpu_count()), *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run_native(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the native trainer that `make` has left in `folder`."""
+    return subprocess.run([folder / "train", *arguments], capture_output=True, text=True, check=False)

@@ -1,0 +1,66 @@
+// column_sub_mul_reduce_sum_e3e056: 5 calls (5 in step)
+//   tests/system/models/tiny.yaml:37  logits: linear(layer_norm(x, ln_f.w, ln_f.b), wte)
+//   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
+//   tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
+#include "support.h"
+
+// A work item adds up ROWS rows of COLS columns, in the order of the rows; then the items' sums are added in order.
+// Both sizes are fixed: the same bits for any number of threads.
+enum {
+    ROWS = 256,
+    COLS = 64,    // four cache lines of each row
+    SMALL = 16384 // elements of a tensor that is not worth waking other threads for
+};
+
+void column_sub_mul_reduce_sum_e3e056(
+    const float *a,  // [rows, cols]
+    const float *b,  // [rows]
+    const float *b1, // [rows]
+    const float *a1, // [rows, cols]
+    float *y2,       // [cols]
+    float *a1_out,   // [cols]
+    int64_t rows, int64_t cols
+)
+{
+    const int64_t items = (rows + ROWS - 1) / ROWS;
+    float *partial = gptc_scratch(GPTC_SHARED, 2 * items * cols * sizeof *partial); // [2, items, cols]
+
+    #pragma omp parallel if (rows * cols > SMALL)
+    {
+        #pragma omp for collapse(2) schedule(static)
+        for (int64_t k = 0; k < items; k++)
+            for (int64_t j0 = 0; j0 < cols; j0 += COLS) {
+                const int64_t i1 = gptc_min((k + 1) * ROWS, rows);
+                const int64_t j1 = gptc_min(j0 + COLS, cols);
+                float y2_sum[COLS] = {0};
+                float a1_out_sum[COLS] = {0};
+                for (int64_t i = k * ROWS; i < i1; i++) {
+                    const int64_t at = i * cols;
+                    const float b_i = b[i];
+                    const float b1_i = b1[i];
+                    #pragma omp simd
+                    for (int64_t j = j0; j < j1; j++) {
+                        const float a1_j = a1[at + j];
+                        y2_sum[j - j0] += a1_j * ((a[at + j] - b_i) * b1_i);
+                        a1_out_sum[j - j0] += a1_j;
+                    }
+                }
+                for (int64_t j = j0; j < j1; j++) {
+                    partial[k * cols + j] = y2_sum[j - j0];
+                    partial[(items + k) * cols + j] = a1_out_sum[j - j0];
+                }
+            }
+
+        #pragma omp for schedule(static)
+        for (int64_t j = 0; j < cols; j++) {
+            float y2_j = 0;
+            float a1_out_j = 0;
+            for (int64_t k = 0; k < items; k++) {
+                y2_j += partial[k * cols + j];
+                a1_out_j += partial[(items + k) * cols + j];
+            }
+            y2[j] = y2_j;
+            a1_out[j] = a1_out_j;
+        }
+    }
+}

@@ -1,0 +1,60 @@
+"""Emitted code under other eyes: the sanitizers' at run time, and a second compiler's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptc.check import check_artefact
+from gptc.codegen.target import WARNINGS
+from gptc.runtime.artefact import open_artefact
+from gptc.runtime.shard import write_shard
+from tests.system.workshop import Workshop, make, run_native
+
+STEPS = 20
+
+
+def test_training_under_the_sanitizers(workshop: Workshop, tmp_path: Path) -> None:
+    """Odd sizes, so that the edges of every tile are walked: no report from address, leak or undefined behaviour.
+
+    Then again with a kernel that writes to memory it has freed, to see that the sanitizers are at work.
+    """
+    artefact = workshop.compile(batch=1, seq=13, micro=2, compiler="cc", sanitize=True).artefact
+    folder = make(artefact, tmp_path, "train")
+    shard = tmp_path / "tokens.bin"
+    write_shard(shard, np.random.default_rng(5).integers(0, 61, 2000))
+    done = run_native(folder, "--data", str(shard), "--steps", str(STEPS))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(re.findall(r"^step \d+: train loss", done.stdout, re.MULTILINE)) == STEPS
+
+    (kernel,) = folder.glob("kernels/sum_squares_*.c")
+    text = kernel.read_text()
+    assert "partial[c] = sum;" in text
+    kernel.write_text(text.replace("partial[c] = sum;", "free(partial), partial[c] = sum;"))
+    subprocess.run(["make", "train"], cwd=folder, check=True, capture_output=True)
+    done = run_native(folder, "--data", str(shard), "--steps", "1")
+    assert done.returncode != 0
+    assert "heap-use-after-free" in done.stderr
+
+
+def test_clang_agrees(workshop: Workshop, tmp_path: Path) -> None:
+    """Library and trainer build without a warning (gcc's do in every test here), and the library is right."""
+    if not has_openmp("clang"):
+        pytest.skip("no clang with OpenMP on this machine")
+    compiler = " ".join(("clang", *WARNINGS))
+    folder = make(workshop.compile(compiler=compiler).artefact, tmp_path)
+    agreement = check_artefact(open_artefact(folder), folder / "libmodel.so")
+    assert agreement.programs == ["evaluate", "step"]
+
+
+def has_openmp(compiler: str) -> bool:
+    if shutil.which(compiler) is None:
+        return False
+    command = [compiler, "-fopenmp", "-x", "c", "-", "-o", "/dev/null"]
+    source = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 0; }"
+    return subprocess.run(command, input=source, text=True, capture_output=True, check=False).returncode == 0

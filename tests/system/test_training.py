@@ -1,0 +1,120 @@
+"""Training: every way to compile a model learns the same, and it does learn."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from gptc.ir.types import DType
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.data import Data, Loader, open_data
+from gptc.runtime.shard import write_shard
+from gptc.runtime.tokenizer import load_tokenizer
+from gptc.runtime.train import Event, Step, TrainSettings, train
+from tests.system.reference import rounding, stages
+from tests.system.workshop import NANO, Workshop, make, run_native
+
+STEPS = 10
+BATCH, SEQ = 2, 16
+
+
+def tokens(count: int, vocabulary: int = 61) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Random tokens, the small ones more often."""
+    return (np.random.default_rng(11).random(count) ** 2 * vocabulary).astype(np.uint16)
+
+
+def losses(model: CpuModel, steps: int = STEPS, batches: int = STEPS, lr: float | None = None) -> list[float]:
+    """Losses of `steps` steps over `batches` batches of the batch size that the artefact has."""
+    dims = model.artefact.manifest.dims
+    micro_steps = model.artefact.manifest.micro_steps
+    text = tokens(micro_steps * batches * dims["B"] * dims["T"] + 1)
+    loader = Loader(text, dims["B"], dims["T"], seed=None)
+    found: list[float] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Step):
+            found.append(event.loss)
+
+    schedule = {} if lr is None else {"lr": lr, "schedule": "constant"}
+    train(model, Data("random tokens", loader, loader), TrainSettings(steps, eval_batches=1, **schedule), report)
+    return found
+
+
+def allowed(reference: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """How far two trainings may be apart: what one step may lose to rounding, once more with every step."""
+    share = max(rounding(stages(route)["schedule"], DType.f32) for route in ("fused", "primitive"))
+    return share * (1 + np.arange(len(reference))) * np.asarray(reference)
+
+
+@pytest.mark.parametrize(
+    "options", [{"fuse": False}, {"recognise": False}, {"recognise": False, "fuse": False}], ids=str
+)
+def test_unfused_kernels_learn_the_same(workshop: Workshop, options: dict[str, bool]) -> None:
+    reference = losses(workshop.build().model())
+    found = losses(workshop.build(**options).model())
+    assert (np.abs(np.subtract(found, reference)) <= allowed(reference)).all(), (found, reference)
+
+
+def test_naive_plan_gives_the_same_bits(workshop: Workshop) -> None:
+    best, naive = (workshop.build(plan=plan).model() for plan in ("best", "naive"))
+    assert len(naive.segment("arena")) > len(best.segment("arena"))
+    assert losses(best) == losses(naive)
+    assert best.segment("params").tobytes() == naive.segment("params").tobytes()
+
+
+def test_micro_steps_equal_one_large_step(workshop: Workshop) -> None:
+    """Four batches of two, or one of eight: the same losses and, in the first moments, the same gradients."""
+    one = workshop.build(batch=4 * BATCH).model()
+    many = workshop.build(batch=BATCH, micro=4).model()
+    reference, found = losses(one, steps=1), losses(many, steps=1)
+    share = float(allowed([1.0])[0])
+    assert found == pytest.approx(reference, rel=share)
+    for tensor in one.artefact.manifest.state:
+        if tensor.name.endswith(".m"):
+            error = np.abs(one[tensor.name] - many[tensor.name]).max()
+            assert error <= share * np.abs(one[tensor.name]).max(), tensor.name
+    reference, found = losses(one), losses(many)
+    assert (np.abs(np.subtract(found, reference)) <= allowed(reference)).all()
+
+
+@pytest.mark.parametrize("micro_steps", [1, 4])
+def test_native_trainer_takes_the_same_steps(workshop: Workshop, tmp_path: Path, micro_steps: int) -> None:
+    built = workshop.build(batch=BATCH, micro=micro_steps)
+    shard, saved = tmp_path / "tokens.bin", tmp_path / "weights.safetensors"
+    write_shard(shard, tokens(4000))
+    folder = make(built.artefact, tmp_path, "train")
+    native = run_native(folder, "--data", str(shard), "--steps", str(STEPS), "--save", str(saved))
+    assert (native.returncode, native.stderr) == (0, "")
+    model = built.model()
+    dims = model.artefact.manifest.dims
+    data = open_data(shard, load_tokenizer("bytes"), dims["B"], dims["T"], dims["V"])
+    events: list[Event] = []
+    train(model, data, TrainSettings(STEPS), events.append)
+    found = [event.loss for event in events if isinstance(event, Step)]
+    assert re.findall(r"train loss (\S+)", native.stdout) == [f"{loss:.6f}" for loss in found]
+    weights = load_file(saved)
+    for param in model.artefact.manifest.params:
+        assert weights[param.name].tobytes() == np.ascontiguousarray(model.valid(param)).tobytes(), param.name
+
+
+@pytest.mark.parametrize(("path", "vocabulary"), [(None, 61), (NANO, 256)], ids=["tiny", "gpt2-nano"])
+def test_first_loss_is_that_of_a_guess(workshop: Workshop, path: Path | None, vocabulary: int) -> None:
+    """Weights of standard deviation 0.02 give every token about the same probability."""
+    model = (workshop.build(path, batch=4, seq=64) if path else workshop.build()).model()
+    random = np.random.default_rng(3).integers(0, vocabulary, (2, *model["tokens"].shape), np.int32)
+    model["tokens"][...], model["targets"][...] = random
+    model.run("evaluate")
+    assert abs(float(model["loss"]) - math.log(vocabulary)) < 0.3
+
+
+def test_one_batch_is_learnt_by_heart(workshop: Workshop) -> None:
+    found = losses(workshop.build().model(), steps=200, batches=1, lr=5e-3)
+    assert found[0] > 3
+    assert found[-1] < 0.1
