@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call
-from gptc.codegen.program import quote
+from gptc.codegen.program import WIDTH, quote, shorten
 from gptc.ir.graph import Node
 from gptc.ir.ops.region import Region
 
@@ -25,13 +25,14 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
     kernel, nodes = calls[0][1].kernel, [call.node for _, call in calls]
     where = ", ".join(f"{count} in {program}" for program, count in programs.items())
     quotes = [line for line in dict.fromkeys(quote(node.span, sources) for node in nodes) if line]
-    return [
+    lines = [
         f"{kernel.name}: {len(calls)} call{'s' * (len(calls) > 1)} ({where})",
         *(f"  {c_comment(line)}" for line in quotes),
         f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in _ops(node)))}",
         f"  moves     {_cost(nodes[0])} in its first call",
         f"  template  templates/{target}/{kernel.template}.{target}.j2",
     ]
+    return [shorten(line, WIDTH - 3) for line in lines]
 
 
 def _ops(node: Node) -> list[str]:

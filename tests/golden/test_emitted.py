@@ -47,7 +47,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     requests["tiny-infer"] = Request(TINY, Options(march=MARCH, mode="infer"), (), 1, 16)
     requests["tiny-primitive"] = Request(TINY, Options(march=MARCH, fuse=False, recognise=False), (), 1, 16)
     cache = Cache(root / "cache")
-    return {name: compile_model(request, root / "build", cache).artefact.folder for name, request in requests.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[2])  # emitted comments name model files as seen from here
+        return {name: compile_model(each, root / "build", cache).artefact.folder for name, each in requests.items()}
 
 
 @pytest.mark.parametrize("name", [*(f"kernels/{stem}.c" for stem in KEPT), "programs/step.c"])

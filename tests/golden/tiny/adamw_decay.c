@@ -1,10 +1,13 @@
 // adamw_decay_a304fb: 10 calls (10 in step)
 //   tests/system/models/tiny.yaml:15  wte: {shape: [V, C], init: normal(0.02), pad: {V: 64}}
 //   tests/system/models/tiny.yaml:16  wpe: {shape: [T, C], init: normal(0.02)}
-//   tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: zeros}}
-//   tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C], init: zeros}}
-//   tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: zeros}}
-//   tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C], init: zeros}}
+//   tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: z ...
+//   tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C], ...
+//   tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: z ...
+//   tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C ...
+//   computes  adamw
+//   moves     57.4 kB, 41.0 kflop in its first call
+//   template  templates/c/adamw.c.j2
 #include "support.h"
 
 // Elements per work item. A fixed size: whether an element meets vector or remainder code does not depend on

@@ -1,5 +1,8 @@
 // gemm_nt_add_gelu_3aad93: 2 calls (2 in evaluate)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
+//   computes  matmul, add, gelu
+//   moves     37.4 kB, 340.0 kflop in its first call
+//   template  templates/c/matmul.c.j2
 #include "support.h"
 #include <omp.h>
 
