@@ -176,13 +176,15 @@ def test_a_reader_that_leaves_is_no_failure(home: Path) -> None:
 
 
 def test_opt_runs_passes(home: Path) -> None:
-    graph = gptc(home, "show", "graph", TINY, "--program", "step", "--stop-after", "simplify").stdout
+    shown = gptc(home, "show", "graph", TINY, "--program", "step", "--dump", "stages")
+    assert shown.returncode == 0
+    graph = (home / "stages/step/00-input.gir").read_text()
     (home / "built.gir").write_text(graph)
     done = gptc(home, "opt", "built.gir", "--passes", "simplify,recognise", "--dump", "dump")
     assert done.returncode == 0
     assert " = attention(" in done.stdout
     assert " = attention(" not in graph
-    assert sorted(p.name for p in (home / "dump" / "00-tiny").iterdir())[-1] == "02-recognise.gir"
+    assert sorted(p.name for p in (home / "dump" / "00-step").iterdir())[-1] == "02-recognise.gir"
     stopped = one_object(
         gptc(home, "opt", "built.gir", "--passes", "simplify,recognise", "--stop-after", "simplify", "--json")
     )
