@@ -132,7 +132,7 @@ def slopes() -> dict[str, tuple[Slope, ...]]:
         key, base = node.op.key, arrays[node.op.key]
         rng = np.random.default_rng(zlib.crc32(key.encode()) + 1)
         dense = rng.standard_normal(base.shape)
-        directions = [dense / np.linalg.norm(dense)]
+        directions = [np.asarray(dense / np.linalg.norm(dense))]
         directions += [_axis(base.shape, int(i)) for i in rng.choice(base.size, ENTRIES, replace=False)]
         found[key] = tuple(_slope(graph, arrays, key, d, noise) for d in directions)
     return found

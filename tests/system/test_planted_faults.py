@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from tests.system.faults import GRAPH_FAULTS, PLAN_FAULTS, SOURCE_FAULTS, GraphF
 from tests.system.reference import feeds, stages, wrong_outputs
 from tests.system.workshop import STRICT, Built, Workshop
 
-BLOCKS = {"batch": 4, "seq": 80}
+BLOCKS: dict[str, Any] = {"batch": 4, "seq": 80}
 """More rows than a column's chunk, more positions than attention's block."""
 
 
@@ -74,8 +76,12 @@ def test_plan_faults_are_caught(planned: Graph, fault: PlanFault) -> None:
 
 def plan_findings(graph: Graph) -> str:
     """Which of the two, each on its own, finds something wrong with a plan."""
+    checks: dict[str, Callable[[], None]] = {
+        "verifier": lambda: verify(graph, "planned"),
+        "interpreter": lambda: check_plan(graph, feeds(graph)),
+    }
     found = []
-    for name, check in (("verifier", lambda: verify(graph, "planned")), ("interpreter", lambda: run_planned(graph))):
+    for name, check in checks.items():
         try:
             check()
         except InternalError:
@@ -83,15 +89,11 @@ def plan_findings(graph: Graph) -> str:
     return " ".join(found)
 
 
-def run_planned(graph: Graph) -> None:
-    check_plan(graph, feeds(graph))
-
-
 # -- sources -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [{}, BLOCKS], ids=["one block", "several blocks"])
-def test_the_artefact_passes(workshop: Workshop, sizes: dict[str, int]) -> None:
+def test_the_artefact_passes(workshop: Workshop, sizes: dict[str, Any]) -> None:
     built = workshop.build(**sizes)
     agreement = check_artefact(built.artefact, built.library)
     assert agreement.programs == ["evaluate", "step"]
@@ -114,7 +116,7 @@ def rebuilt(workshop: Workshop, built: Built, fault: SourceFault, parent: Path) 
     before = path.read_bytes()
     path.write_text(before.decode().replace(fault.old, fault.new, 1))
     manifest = folder / "manifest.json"
-    digests = [hashlib.sha256(text).hexdigest() for text in (before, path.read_bytes())]
-    manifest.write_text(manifest.read_text().replace(*digests))
+    old, new = (hashlib.sha256(text).hexdigest() for text in (before, path.read_bytes()))
+    manifest.write_text(manifest.read_text().replace(old, new))
     artefact = open_artefact(folder)
     return Built(artefact, build(artefact, STRICT, workshop.cache).library)
