@@ -8,7 +8,8 @@ from typing import Any
 
 from gptc.errors import InputError, Span
 from gptc.ir.graph import Graph, Node, Output, Value
-from gptc.ir.op import Op, ShapeError, op_class
+from gptc.ir.op import Op, ShapeError
+from gptc.ir.ops import REGISTRY
 from gptc.ir.types import DType, TensorType
 
 
@@ -70,7 +71,7 @@ class Builder:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         try:
-            cls = op_class(name)
+            cls = REGISTRY[name]
         except KeyError:
             raise AttributeError(f"no op is called {name!r}") from None
 

@@ -105,10 +105,3 @@ def register(cls: OpClass) -> OpClass:
         raise ValueError(f"two ops are named {made.name!r}")
     REGISTRY[made.name] = made
     return made
-
-
-def op_class(name: str) -> type[Op]:
-    """The class registered under `name`; KeyError if there is none."""
-    import gptc.ir.ops  # noqa: F401  (fills the registry)
-
-    return REGISTRY[name]

@@ -19,7 +19,8 @@ from typing import Any
 from gptc.errors import InputError, Span, did_you_mean
 from gptc.ir.body import Body
 from gptc.ir.graph import STAGES, Graph, Node, Output, Placement, Value
-from gptc.ir.op import REGISTRY, Op, op_class
+from gptc.ir.op import Op
+from gptc.ir.ops import REGISTRY
 from gptc.ir.types import Dim, DType, TensorType
 
 
@@ -163,7 +164,7 @@ def parse_type(text: str) -> TensorType:
 
 def _parse_op(name: str, text: str) -> Op:
     try:
-        cls = op_class(name)
+        cls = REGISTRY[name]
     except KeyError:
         raise _Unknown(f"no op is called {name!r}", name, REGISTRY) from None
     hints = _field_types(cls)

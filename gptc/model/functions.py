@@ -13,7 +13,8 @@ from functools import cached_property
 
 from gptc.ir.build import Builder
 from gptc.ir.graph import Value
-from gptc.ir.op import REGISTRY, need
+from gptc.ir.op import need
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Elementwise
 
 Tensors = Value | tuple[Value, ...]

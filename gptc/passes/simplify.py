@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from gptc.ir.graph import Graph, Node, Output, Value
-from gptc.ir.op import REGISTRY, Op
+from gptc.ir.op import Op
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Cast, Elementwise
 from gptc.ir.ops.leaf import Constant
 from gptc.ir.ops.shape import BroadcastTo, Reshape, Transpose

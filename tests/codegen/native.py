@@ -20,7 +20,8 @@ from gptc.ir.body import evaluate
 from gptc.ir.build import Builder
 from gptc.ir.compose import Body
 from gptc.ir.graph import Graph, Node, Value
-from gptc.ir.op import REGISTRY, Op
+from gptc.ir.op import Op
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.region import Gemm, Region
 from gptc.ir.text import parse_type
 from gptc.ir.types import TensorType

@@ -10,7 +10,7 @@ import pytest
 import gptc.ir.ops  # noqa: F401  (fills the registry)
 from gptc.ir.body import Body
 from gptc.ir.graph import Node
-from gptc.ir.op import REGISTRY
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.attention import Attention
 from gptc.ir.ops.region import Region
 from tests.codegen.native import (

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptc.ir.body import ARITY, Body, Stmt, body, evaluate
-from gptc.ir.op import REGISTRY
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.region import Region
 from gptc.ir.ops.row import RowOp

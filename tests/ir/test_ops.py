@@ -11,7 +11,8 @@ import pytest
 from gptc.ir.build import Builder, f32
 from gptc.ir.graph import Value
 from gptc.ir.interp import interpret
-from gptc.ir.op import REGISTRY, Array, Op, ShapeError
+from gptc.ir.op import Array, Op, ShapeError
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.leaf import Leaf
 from gptc.ir.text import parse_graph, print_graph
 from gptc.ir.types import TensorType

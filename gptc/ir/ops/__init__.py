@@ -1,5 +1,6 @@
-"""Every op, one file a family.  Importing this package fills the registry."""
+"""Every op, one file a family.  The registry as this package exports it is full."""
 
+from gptc.ir.op import REGISTRY
 from gptc.ir.ops import (
     attention,
     elementwise,
@@ -16,6 +17,7 @@ from gptc.ir.ops import (
 )
 
 __all__ = [
+    "REGISTRY",
     "attention",
     "elementwise",
     "embedding",
