@@ -62,6 +62,9 @@ COMPILE: dict[str, tuple[Any, Any]] = {
 """Flag -> its annotation and default."""
 
 
+MODEL = "Model file (YAML), or the name of a model that comes with gptc."
+
+
 @dataclass(frozen=True)
 class Job:
     """What is compiled, and where to."""
@@ -82,7 +85,7 @@ def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Call
             chosen = {name: flags.pop(name) for name in COMPILE}
             command(job=_job(model, mode or flags.pop("mode"), **chosen), **flags)
 
-        path = Annotated[Path, typer.Argument(metavar="MODEL", help="Model file (YAML).", show_default=False)]
+        path = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
         shared = dict(COMPILE)
         if mode is None:
             shared["mode"] = _option(str, "--mode", "train or infer.", "train", parser=_choice("train", "infer"))
@@ -110,4 +113,12 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
         fuse=not flags["no_fuse"], plan=flags["plan"], march=flags["march"], compiler=flags["compiler"],
     )  # fmt: skip
     sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
-    return Job(Request(model, options, tuple(flags["overrides"] or ()), *sizes), flags["out"])
+    return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"])
+
+
+def _model_file(model: Path) -> Path:
+    """The file itself, or the shipped model of that name."""
+    from gptc.resources import models_dir
+
+    shipped = models_dir() / f"{model}.yaml"
+    return shipped if model.name == str(model) and not model.exists() and shipped.exists() else model
