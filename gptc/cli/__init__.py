@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from gptc.cli import cache, compile, diff, doctor, generate, opt, schema, show, train
+from gptc.cli import cache, compile, data, diff, doctor, generate, opt, schema, show, train
 from gptc.cli.failure import guarded
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 shows = typer.Typer(help="Show what the compiler makes of a model.", no_args_is_help=True)
+datas = typer.Typer(help="Make text ready for training.", no_args_is_help=True)
 caches = typer.Typer(help="Look after the cache of compiled code.", no_args_is_help=True)
 
 app.command("compile")(guarded(compile.compile_))
@@ -31,6 +32,9 @@ app.command("diff")(guarded(diff.diff))
 app.command("opt")(guarded(opt.opt))
 app.command("schema")(guarded(schema.schema))
 app.command("doctor")(guarded(doctor.doctor))
+app.add_typer(datas, name="data")
+for name, action in data.ACTIONS.items():
+    datas.command(name)(guarded(action))
 app.add_typer(caches, name="cache")
 for name, action in cache.ACTIONS.items():
     caches.command(name)(guarded(action))

@@ -74,7 +74,7 @@ def open_data(path: Path | None, tokenizer: Tokenizer, batch: int, seq: int, voc
     beyond `vocab`.
     """
     source = str(path) if path else "the Python standard library"
-    tokens = _load(path, tokenizer)
+    tokens = read_tokens(path, tokenizer)
     need = batch * seq + 1
     val = max(len(tokens) // VAL_SHARE, need)  # a small corpus still gets one batch to validate on
     if len(tokens) - val < need:
@@ -95,7 +95,8 @@ def check_ids(tokens: Tokens, vocab: int, source: str) -> None:
             raise InputError.of(f"{source}: token {at} is {tokens[at]}; the model has {vocab}", None, hint)
 
 
-def _load(path: Path | None, tokenizer: Tokenizer) -> Tokens:
+def read_tokens(path: Path | None, tokenizer: Tokenizer) -> Tokens:
+    """Ids of a text file, a token shard, or (None) the Python standard library."""
     try:
         if path is None:
             return tokenizer.encode(standard_library())

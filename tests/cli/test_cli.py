@@ -191,6 +191,20 @@ def test_opt_runs_passes(home: Path) -> None:
     assert [p["pass_name"] for p in stopped["passes"]] == ["simplify"]
 
 
+def test_data_prepare(home: Path) -> None:
+    """What it writes is what training from the text itself reads."""
+    from gptc.runtime.shard import read_shard
+
+    text = home / "some.txt"
+    text.write_bytes(bytes(range(256)) * 3)
+    made = one_object(gptc(home, "data", "prepare", "some.txt", "--out", "some.bin", "--json"))
+    assert made["tokens"] == 768
+    assert bytes(read_shard(home / "some.bin").astype("u1")) == text.read_bytes()
+    refused = gptc(home, "data", "prepare", "some.txt", "--out", "some.txt")
+    assert refused.returncode == 1
+    assert text.read_bytes() == bytes(range(256)) * 3
+
+
 def test_schema_and_doctor_and_cache(home: Path) -> None:
     assert one_object(gptc(home, "schema", "--json"))["properties"].keys() >= {"model", "params", "graph", "train"}
     assert {f["what"] for f in one_object(gptc(home, "doctor", "--json"))["findings"]} >= {
