@@ -49,18 +49,16 @@ EVERYTHING: dict[str, Any] = {
     "stores": [("pre", "t0"), ("c", "t1")],
 }
 
-TURNS = {"BN": 192, "BLOCKS": 2, "STAGES": 5, "CLUSTER": 1, "pingpong": True, "split": False, "fetch": False}
-FETCH = TURNS | {"STAGES": 4, "fetch": True}
-SHARED = {"BN": 256, "BLOCKS": 1, "STAGES": 4, "CLUSTER": 1, "pingpong": False, "split": False, "fetch": False}
+TURNS = {"BN": 192, "BLOCKS": 2, "STAGES": 4, "pingpong": True, "split": False, "fetch": False}
+FETCH = TURNS | {"fetch": True}
+SHARED = {"BN": 256, "BLOCKS": 1, "STAGES": 4, "pingpong": False, "split": False, "fetch": False}
 SPLIT = SHARED | {"BN": 192, "STAGES": 5, "split": True}
 
 SM90: dict[str, dict[str, Any]] = {
     "nt_gelu": {**TURNS, **GELU},
     "nt_residual": {**FETCH, **RESIDUAL},
     "nt_shared": {**SHARED, **PLAIN},
-    "nt_cluster": {**SHARED, **PLAIN, "CLUSTER": 2},
     "nn_plain": {**TURNS, **PLAIN},
-    "nn_cluster": {**SHARED, **PLAIN, "CLUSTER": 2},
     "tn_accumulate": {**SPLIT, **ACCUMULATE},
     "tt_plain": {**TURNS, **PLAIN},
 }
@@ -83,7 +81,7 @@ def parameters(case: str) -> tuple[str, dict[str, Any]]:
     forms = {"trans_a": trans_a, "trans_b": trans_b}
     if case in SM90:
         return "matmul_sm90", {**forms, **SM90[case]}
-    return "matmul", {**forms, "BM": 128, "BN": 128, "ROWS": 2, "COLUMNS": 2, "STAGES": 3, **SM80[case]}
+    return "matmul", {**forms, "BM": 128, "BN": 128, "ROWS": 4, "COLUMNS": 2, "STAGES": 3, **SM80[case]}
 
 
 @pytest.mark.parametrize("case", [*SM90, *SM80])
