@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gptc.codegen.kernel import Call, KernelSpec, Parameter
 from gptc.codegen.loops import Strides, collapse
-from gptc.codegen.operands import Names, live
+from gptc.codegen.operands import Names, ctype, live, read, tensor_parameter, write
 from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import Block, Expr
 from gptc.codegen.stems import stem
@@ -26,10 +26,9 @@ def select_gemm(node: Node, target: Target) -> Call:
     """The call for a `gemm` region: template `matmul`."""
     op = node.op
     assert isinstance(op, Gemm)
-    for value in (*node.operands, *node.results):
-        if value.type.dtype is not DType.f32:
-            raise InternalError.of(f"target c multiplies f32, got %{value.name}: {value.type}", node.span)
     a, b = (v.type for v in node.operands[:2])
+    if a.dtype not in (DType.f32, DType.bf16):
+        raise InternalError.of(f"target c multiplies f32 and bf16, got {a}", node.span)
     product = op.product([v.type for v in node.operands])
     form = Product.of(a, b, product, op.trans_a, op.trans_b)
 
@@ -40,9 +39,10 @@ def select_gemm(node: Node, target: Target) -> Call:
         for name, value in zip(rest, node.operands[2:], strict=True)
     ]
     results = [(names.new(n, "_out"), n, v) for n, v in zip(op.body.outputs, node.results, strict=True)]
-    values = {acc: Expr("acc"), **{n: Expr(c) for n, (c, _, _) in zip(rest, inputs, strict=True)}}
     stmts = live(op.body)
-    block = Block(values, stmts, op.body.outputs, names.new)
+    block = Block({acc: Expr("acc")}, stmts, op.body.outputs, names.new)
+    for name, (local, _, value) in zip(rest, inputs, strict=True):
+        block.define(name, read(value.type.dtype, local))
     for stmt in stmts:
         block.add(stmt)
 
@@ -51,27 +51,31 @@ def select_gemm(node: Node, target: Target) -> Call:
         "matmul",
         stem(node, form.name),
         {
+            "dtype": str(a.dtype),
             "trans_a": form.trans_a,
             "trans_b": form.trans_b,
             "MR": rows,
             "NR": columns,
-            "inputs": [{"name": name, "access": access} for name, access, _ in inputs],
-            "results": [name for name, _, _ in results],
+            "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in inputs],
+            "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in results],
             "body": block.lines,
-            "stores": [(name, block.values[output].text) for name, output, _ in results],
+            "stores": [write(v.type.dtype, f"*{name}", block.values[output]) for name, output, v in results],
         },
-        _signature(inputs, [name for name, _, _ in results]),
+        _signature(node, inputs, results),
     )
     tensors = [*node.operands[:2], *(v for _, _, v in inputs), *(v for _, _, v in results)]
     return Call(node, spec, (*tensors, *form.sizes))
 
 
-def _signature(inputs: Sequence[tuple[str, str, Value]], results: Sequence[str]) -> tuple[Parameter, ...]:
+def _signature(
+    node: Node, inputs: Sequence[tuple[str, str, Value]], results: Sequence[tuple[str, str, Value]]
+) -> tuple[Parameter, ...]:
+    a, b = node.operands[:2]
     return (
-        Parameter("a", "const float *"),
-        Parameter("b", "const float *"),
-        *(Parameter(name, "const float *", SHAPES[access]) for name, access, _ in inputs),
-        *(Parameter(name, "float *", "[M, N]") for name in results),
+        tensor_parameter("a", a, True, ""),
+        tensor_parameter("b", b, True, ""),
+        *(tensor_parameter(name, value, True, SHAPES[access]) for name, access, value in inputs),
+        *(tensor_parameter(name, value, False, "[M, N]") for name, _, value in results),
         *(Parameter(name, "int64_t") for name in SIZES),
     )
 

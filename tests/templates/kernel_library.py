@@ -31,22 +31,27 @@ class Isa:
     flags: tuple[str, ...]
 
 
+def predefined(flag: str) -> str:
+    """The macros that the compiler predefines under a flag."""
+    return subprocess.run([CC, flag, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True).stdout
+
+
 def instruction_sets() -> dict[str, Isa]:
     """Those this machine can run, by name, the widest first."""
-    query = subprocess.run(
-        [CC, "-march=native", "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True
-    )
+    macros = predefined("-march=native")
     sets = {}
-    if "__AVX512F__" in query.stdout:
+    if "__AVX512F__" in macros:
         sets["avx512"] = Isa(16, 8, 48, ("-march=native", "-mprefer-vector-width=512"))
-    if "__AVX2__" in query.stdout:
+    if "__AVX2__" in macros:
         sets["avx2"] = Isa(8, 4, 24, ("-march=x86-64-v3",))
-    sets["narrow"] = Isa(4, 4, 12, ("-march=x86-64-v2",) if "__x86_64__" in query.stdout else ("-march=native",))
+    sets["narrow"] = Isa(4, 4, 12, ("-march=x86-64-v2",) if "__x86_64__" in macros else ("-march=native",))
     return sets
 
 
 ISAS = instruction_sets()
 WIDEST = next(iter(ISAS.values()))
+BF16 = "avx512" in ISAS and "__AVX512BF16__" in predefined("-march=native")
+"""Whether this machine multiplies bf16."""
 
 
 def environment() -> jinja2.Environment:

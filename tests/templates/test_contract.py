@@ -20,7 +20,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "attention": {"causal": True, "scale": 0.125, "MR": 8},
     "attention_grad": {"causal": False, "scale": 0.125, "MR": 8},
     "embedding": {},
-    "matmul": {"trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
+    "matmul": {"dtype": "f32", "trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
     "scatter_add": {},
     "sum_squares": {},
 }
@@ -47,7 +47,7 @@ def test_header_matches_emitted_function(template: str) -> None:
     expected = re.split(r",\s+", fields["args"])
     for group, members in (
         ("inputs...", [x["name"] for x in params.get("inputs", [])]),
-        ("results...", params.get("results", [])),
+        ("results...", [x["name"] for x in params.get("results", [])]),
     ):
         if group in expected:
             at = expected.index(group)

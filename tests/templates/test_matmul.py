@@ -10,23 +10,30 @@ import pytest
 from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
 
 FORMS = {"nn": (False, False), "nt": (False, True), "tn": (True, False), "tt": (True, True)}
-PLAIN: dict[str, Any] = {"inputs": [], "results": ["c"], "body": [], "stores": [("c", "acc")]}
+
+
+def floats(name: str) -> dict[str, Any]:
+    """A tensor of the epilogue."""
+    return {"name": name, "ctype": "float"}
+
+
+PLAIN: dict[str, Any] = {"inputs": [], "results": [floats("c")], "body": [], "stores": ["*c = acc;"]}
 FUSED: dict[str, Any] = {
     "inputs": [
-        {"name": "residual", "access": "full"},
-        {"name": "bias", "access": "col"},
-        {"name": "weight", "access": "row"},
-        {"name": "factor", "access": "scalar"},
+        floats("residual") | {"access": "full"},
+        floats("bias") | {"access": "col"},
+        floats("weight") | {"access": "row"},
+        floats("factor") | {"access": "scalar"},
     ],
-    "results": ["pre", "c"],
+    "results": [floats("pre"), floats("c")],
     "body": ["const float t0 = acc + bias;", "const float t1 = t0 * weight + residual * factor;"],
-    "stores": [("pre", "t0"), ("c", "t1")],
+    "stores": ["*pre = t0;", "*c = t1;"],
 }
 INPLACE: dict[str, Any] = {
-    "inputs": [{"name": "old", "access": "full"}],
-    "results": ["c"],
+    "inputs": [floats("old") | {"access": "full"}],
+    "results": [floats("c")],
     "body": [],
-    "stores": [("c", "old + acc")],
+    "stores": ["*c = old + acc;"],
 }
 
 
@@ -36,7 +43,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     kernels = {
         f"{form}_{kind}": (
             "matmul",
-            {"trans_a": trans_a, "trans_b": trans_b, "MR": isa.rows, "NR": isa.cols, **epilogue},
+            {"dtype": "f32", "trans_a": trans_a, "trans_b": trans_b, "MR": isa.rows, "NR": isa.cols, **epilogue},
         )
         for form, (trans_a, trans_b) in FORMS.items()
         for kind, epilogue in (("plain", PLAIN), ("fused", FUSED), ("inplace", INPLACE))
