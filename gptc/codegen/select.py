@@ -50,11 +50,8 @@ def _ctype(argument: Argument, results: set[int]) -> str:
     if isinstance(argument, tuple):
         return "const float *const *"
     value = argument.value if isinstance(argument, Element) else argument
-    if value.type.dtype is DType.i32:
-        return "const int32_t *"
-    if value.type.dtype is not DType.f32:
-        raise InternalError.of(f"target c has no kernel that takes %{value.name}: {value.type}")
-    return "float *" if id(value) in results else "const float *"
+    kind = ctype(value.type.dtype)
+    return f"{kind} *" if id(value) in results else f"const {kind} *"
 
 
 def _embedding(node: Node, target: Target) -> Call:
@@ -87,9 +84,9 @@ def _attention(node: Node, target: Target) -> Call:
     assert isinstance(node.op, Attention)
     q, k, v = node.operands
     strides = _strides(q.type, k.type, v.type, node.results[0].type)
-    params: Params = {"causal": node.op.causal, "scale": node.op.scale, "MR": target.attention_rows}
+    params = _attention_params(node.op, q, target)
     arguments: tuple[Argument, ...] = (*node.operands, *node.results, *_heads(q, k), *strides)
-    return _fixed(node, arguments, params, "attention_causal" if node.op.causal else "")
+    return _fixed(node, arguments, params, _attention_stem("attention", node.op, q))
 
 
 def _attention_grad(node: Node, target: Target) -> Call:
@@ -100,9 +97,19 @@ def _attention_grad(node: Node, target: Target) -> Call:
     if node.op.packed:
         grads, kinds = _unpack(node.results[0], q.type, k.type)
     strides = _strides(*(x.type for x in (dout, q, k, v, out)), *kinds)
-    params: Params = {"causal": node.op.causal, "scale": node.op.scale, "MR": target.attention_rows}
+    params = _attention_params(node.op, q, target)
     arguments: tuple[Argument, ...] = (*node.operands, *grads, *_heads(q, k), *strides)
-    return _fixed(node, arguments, params, "attention_causal_grad" if node.op.causal else "")
+    return _fixed(node, arguments, params, _attention_stem("attention_grad", node.op, q))
+
+
+def _attention_params(op: Attention | AttentionGrad, q: Value, target: Target) -> Params:
+    return {"dtype": str(q.type.dtype), "causal": op.causal, "scale": op.scale, "MR": target.attention_rows}
+
+
+def _attention_stem(template: str, op: Attention | AttentionGrad, q: Value) -> str:
+    """`attention_causal_grad`; a type at the end where it is not f32."""
+    stem = template.replace("attention", "attention_causal") if op.causal else template
+    return stem if q.type.dtype is DType.f32 else f"{stem}_{q.type.dtype}"
 
 
 def _unpack(packed: Value, q: TensorType, k: TensorType) -> tuple[tuple[Element, ...], list[TensorType]]:

@@ -37,6 +37,8 @@ class Target:
     vector: int
     """Floats in one vector register; a wider vector type would compile and crawl."""
     flags: tuple[str, ...]
+    bf16: bool
+    """Whether it multiplies bf16 (AVX512_BF16)."""
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -50,15 +52,16 @@ class Target:
 
 def target_for(options: Options) -> Target:
     """The target that `options` ask for; InputError or ToolMissing where it cannot be had."""
-    if options.precision != "f32":
-        message = f"target c has no kernels for {options.precision} operands"
-        raise InputError.of(message, None, "leave out --precision; `gptc show graph` shows what the policy would do")
-    return describe(options.compiler, options.march)
+    target = describe(options.compiler, options.march)
+    if options.precision == "bf16" and not target.bf16:
+        message = f"-march={options.march} has no instruction that multiplies bf16 (AVX512_BF16)"
+        raise InputError.of(message, None, "use --precision f32")
+    return target
 
 
 @cache
 def describe(compiler: str, march: str) -> Target:
-    """Ask the compiler once what vectors `-march=MARCH` has."""
+    """Ask the compiler once what vectors and instructions `-march=MARCH` has."""
     macros = _macros(compiler, f"-march={march}") if re.fullmatch(r"\w[\w.+-]*", march) else None
     if macros is None:
         if _macros(compiler) is None:
@@ -68,7 +71,7 @@ def describe(compiler: str, march: str) -> Target:
     flags = [*FLAGS, f"-march={march}"]
     if vector == 16 and _macros(compiler, f"-march={march}", WIDE) is not None:
         flags.append(WIDE)
-    return Target("c", compiler, march, vector, tuple(flags))
+    return Target("c", compiler, march, vector, tuple(flags), vector == 16 and "__AVX512BF16__" in macros)
 
 
 def _vector(macros: frozenset[str]) -> int:

@@ -1,10 +1,11 @@
 """The policy of number formats becomes explicit casts.
 
 Reads:    a graph at stage `differentiated`, or `built` when nothing is trained.       Leaves: stage `precise`.
-Does:     under `bf16`, the operands of matmul, attention and embedding, forward and backward, are cast to bf16 and
-          their results back to f32; a tensor is cast once for all its readers.  Under `f32`, nothing.
-Does not: touch statistics, softmax, losses, sums, gradients handed to the optimizer, or the parameters themselves,
-          which all stay f32.
+Does:     under `bf16`, matmul and attention, forward and backward, read bf16 and sum in f32.  A tensor is cast once
+          for all its readers, before it is split or transposed for them, so that the kernel that makes it can store it
+          rounded.  What attention returns is rounded too, and is moved about as it is.  Under `f32`, nothing.
+Does not: touch products, statistics, softmax, losses, sums, the residual stream, gradients handed to the optimizer, or
+          the parameters themselves, which all stay f32.
 
 Micikevicius et al., Mixed Precision Training, 2018.
 """
@@ -17,11 +18,12 @@ from typing import ClassVar
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.ops.elementwise import Cast
+from gptc.ir.ops.shape import ShapeOp
 from gptc.ir.types import DType
 from gptc.passes.manager import Context, UserFault
 
-NARROW = ("matmul", "attention", "attention_grad", "embedding")
-"""Ops that compute on narrow operands and accumulate in f32."""
+NARROW = ("matmul", "attention", "attention_grad")
+"""Ops that read narrow operands and accumulate in f32."""
 
 
 @dataclass(frozen=True)
@@ -39,46 +41,61 @@ class Precision:
             return graph.at("precise")
         if self.policy != "bf16":
             raise UserFault.of(f"no precision policy is called {self.policy!r}; there are f32 and bf16")
-        return _Casting(graph, context).run(DType.bf16)
+        return _Casting(graph, context, DType.bf16).run()
 
 
 class _Casting:
     """One walk over the graph."""
 
-    def __init__(self, graph: Graph, context: Context) -> None:
+    def __init__(self, graph: Graph, context: Context, dtype: DType) -> None:
         self.graph = graph
         self.context = context
+        self.dtype = dtype
         self.b = Builder(graph.name)
         self.b.reserve(v.name for v in graph.values())
         self.narrow: dict[str, Value] = {}
         """f32 value -> the same in the narrow format."""
+        self.rounded: set[str] = set()
+        """f32 values that were computed narrow."""
 
-    def run(self, dtype: DType) -> Graph:
+    def run(self) -> Graph:
         for node in self.graph.nodes:
             self.context.node = node
-            if node.op.name in NARROW:
-                with self.b.place(node.span, node.origin):
-                    self.cast(node, dtype)
+            moved = isinstance(node.op, ShapeOp) and all(v.name in self.rounded for v in node.operands)
+            if node.op.name in NARROW or moved:
+                self.compute(node)
             else:
                 self.b.add_node(node)
         return replace(self.graph, nodes=tuple(self.b.nodes), stage="precise")
 
-    def cast(self, node: Node, dtype: DType) -> None:
-        """Append `node` on narrow operands; its results keep their names and their type."""
-        operands = tuple(self.narrowed(v, dtype) if _wide(v, node) else v for v in node.operands)
+    def compute(self, node: Node) -> None:
+        """Append `node` on narrow operands; results that come out narrow are cast back under their names."""
+        operands = tuple(self.narrowed(v) if _wide(v, node) else v for v in node.operands)
+        for inner, wide in zip(self.append(node, operands), node.results, strict=True):
+            if inner is not wide:
+                self.b.add_node(Node(Cast(wide.type.dtype), (inner,), (wide,), node.span, node.origin))
+                self.narrow[wide.name] = inner
+                self.rounded.add(wide.name)
+
+    def append(self, node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Append `node` on other operands; results whose type changes get names of their own."""
         types = node.op.infer(*(v.type for v in operands))
-        inner = tuple(
-            v if v.type == t else Value(self.b.fresh(f"{v.name}.{dtype}"), t)
+        results = tuple(
+            v if v.type == t else Value(self.b.fresh(f"{v.name}.{self.dtype}"), t)
             for v, t in zip(node.results, types, strict=True)
         )
-        self.b.add_node(replace(node, operands=operands, results=inner))
-        for narrow, wide in zip(inner, node.results, strict=True):
-            if narrow is not wide:
-                self.b.add_node(Node(Cast(wide.type.dtype), (narrow,), (wide,), node.span, node.origin))
+        return self.b.add_node(replace(node, operands=operands, results=results))
 
-    def narrowed(self, value: Value, dtype: DType) -> Value:
+    def narrowed(self, value: Value) -> Value:
+        """The value in the narrow format: cast here, or moved here from what is cast."""
         if value.name not in self.narrow:
-            self.narrow[value.name] = self.b.cast(value, dtype=dtype, label=f"{value.name}.{dtype}")
+            maker = self.graph.producer[value.name]
+            if isinstance(maker.op, ShapeOp):
+                moved = self.append(maker, tuple(map(self.narrowed, maker.operands)))
+                self.narrow.update(zip((v.name for v in maker.results), moved, strict=True))
+            else:
+                with self.b.place(maker.span, maker.origin):
+                    self.narrow[value.name] = self.b.cast(value, dtype=self.dtype, label=f"{value.name}.{self.dtype}")
         return self.narrow[value.name]
 
 

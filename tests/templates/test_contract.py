@@ -17,8 +17,8 @@ from tests.templates.test_matmul import FUSED
 
 SAMPLES: dict[str, dict[str, Any]] = {
     "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1},
-    "attention": {"causal": True, "scale": 0.125, "MR": 8},
-    "attention_grad": {"causal": False, "scale": 0.125, "MR": 8},
+    "attention": {"dtype": "bf16", "causal": True, "scale": 0.125, "MR": 8},
+    "attention_grad": {"dtype": "bf16", "causal": False, "scale": 0.125, "MR": 8},
     "embedding": {},
     "matmul": {"dtype": "f32", "trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
     "scatter_add": {},

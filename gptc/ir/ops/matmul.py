@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
-from gptc.ir.types import TensorType
+from gptc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def matmul_type(a: TensorType, b: TensorType, trans_a: bool, trans_b: bool) -> TensorType:
-    """Type of op(a) op(b): a [.., M, K] (or [.., K, M]), b likewise with the same leading axes, or rank 2."""
+    """Type of op(a) op(b): a [.., M, K] (or [.., K, M]), b likewise with the same leading axes, or rank 2.
+
+    Narrow operands give an f32 product, as it is accumulated; rounding it is a cast of its own.
+    """
     need(a.rank >= 2 and b.rank >= 2, f"needs matrices, got {a} and {b}")
     m, k = (a.shape[-1], a.shape[-2]) if trans_a else (a.shape[-2], a.shape[-1])
     k2, n = (b.shape[-1], b.shape[-2]) if trans_b else (b.shape[-2], b.shape[-1])
@@ -28,11 +31,11 @@ def matmul_type(a: TensorType, b: TensorType, trans_a: bool, trans_b: bool) -> T
         a.rank == 2 or b.rank > 2 or not trans_a, f"a batch of transposed matrices needs a batch on the right: {a}, {b}"
     )
     need(a.dtype == b.dtype and a.dtype.is_float, f"needs operands of one float type, got {a} and {b}")
-    return TensorType.of(a.dtype, (*a.shape[:-2], m, n))
+    return TensorType.of(DType.f64 if a.dtype is DType.f64 else DType.f32, (*a.shape[:-2], m, n))
 
 
 def matmul_eval(a: Array, b: Array, trans_a: bool, trans_b: bool) -> Array:
-    """Product in float32, or in float64 where an operand is: narrower types are not rounded to."""
+    """Product in float32, or in float64 where an operand is."""
     work = np.result_type(np.float32, a.dtype, b.dtype)
     left, right = a.astype(work, copy=False), b.astype(work, copy=False)
     left = left.swapaxes(-1, -2) if trans_a else left
@@ -53,6 +56,7 @@ class Matmul(Op):
         ({"trans_a": True}, ("f32[4,3]", "f32[4,5]")),
         ({"trans_a": True, "trans_b": True}, ("f32[2,4,3]", "f32[2,5,4]")),
         ({}, ("f32[2,3,5,7]", "f32[2,3,7,2]")),
+        ({"trans_b": True}, ("bf16[3,4]", "bf16[5,4]")),
     )
 
     def infer(self, *operands: TensorType) -> Types:
@@ -60,8 +64,7 @@ class Matmul(Op):
         return (matmul_type(operands[0], operands[1], self.trans_a, self.trans_b),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
-        product = matmul_eval(operands[0], operands[1], self.trans_a, self.trans_b)
-        return (product.astype(operands[0].dtype, copy=False),)
+        return (matmul_eval(operands[0], operands[1], self.trans_a, self.trans_b),)
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
         left, right = operands
