@@ -37,6 +37,21 @@ def test_instruction_sets(march: str, floats: int, tile: tuple[int, int]) -> Non
     assert ("-mprefer-vector-width=512" in target.flags) == (floats == 16)
 
 
+@pytest.mark.parametrize(("march", "bf16"), [("x86-64-v3", False), ("x86-64-v4", False), ("cooperlake", True)])
+def test_bf16_needs_its_instruction(march: str, bf16: bool) -> None:
+    try:
+        describe(TARGET.compiler, march)
+    except InputError:
+        pytest.skip("no compiler for x86")
+    options = Options(compiler=TARGET.compiler, march=march, precision="bf16")
+    if bf16:
+        assert target_for(options).bf16
+    else:
+        with pytest.raises(InputError, match="AVX512_BF16") as caught:
+            target_for(options)
+        assert caught.value.diagnostics[0].hint == "use --precision f32"
+
+
 def test_unknown_instruction_set() -> None:
     with pytest.raises(InputError, match="instruction set 'pentium-9'") as caught:
         describe(TARGET.compiler, "pentium-9")

@@ -196,6 +196,8 @@ def test_merged_attention_has_the_heads_of_a_position_side_by_side() -> None:
 def test_gemm_rounds_once() -> None:
     """A bfloat16 product goes to the epilogue in float32: 256 + 1 - 256 is 1."""
     a, b = array([16, 1]).astype(DType.bf16.numpy), array([16], [1]).astype(DType.bf16.numpy)
+    (product,) = Matmul().eval(a, b)
+    assert (product.dtype, product.item()) == (np.float32, 257), "a product is not rounded"
     (y,) = Gemm(body=body("acc", "y", "y = acc - 256"), dtypes=("bf16",)).eval(a, b)
     assert y.item() == 1
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from gptc.codegen.target import describe
 from gptc.ir.types import DType
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, Loader, open_data
@@ -51,10 +52,12 @@ SHARE = max(rounding(stages(route)["schedule"], DType.f32) for route in ("fused"
 """What a step may lose to rounding."""
 
 
-def allowed(built: Built, reference: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def allowed(
+    built: Built, reference: Sequence[float], share: float = SHARE
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """How far another way of computing `reference` may be from it.
 
-    Backward error: rounding is as if the weights had been others, each by a share of itself at most.  So much do the
+    Backward error: rounding is as if the weights had been others, each by `share` of itself at most.  So much do the
     losses move when they are, and once more with every step, for each rounds anew.
     """
     spread = np.zeros(len(reference))
@@ -62,7 +65,7 @@ def allowed(built: Built, reference: Sequence[float]) -> np.ndarray[Any, np.dtyp
         model, random = built.model(), np.random.default_rng(seed)
         for param in model.artefact.manifest.params:
             valid = model.valid(param)
-            valid *= (1 + SHARE * random.choice([-1, 1], valid.shape)).astype(np.float32)
+            valid *= (1 + share * random.choice([-1, 1], valid.shape)).astype(np.float32)
         spread = np.maximum(spread, np.abs(np.subtract(losses(model, len(reference)), reference)))
     return np.maximum.accumulate(spread) * (1 + np.arange(len(reference)))
 
@@ -83,6 +86,21 @@ def test_another_learning_rate_is_not_the_same(workshop: Workshop) -> None:
     built = workshop.build()
     reference, found = losses(built.model(), lr=3e-3), losses(built.model(), lr=3.03e-3)
     assert (np.abs(np.subtract(found, reference)) > allowed(built, losses(built.model())))[1:].any()
+
+
+@pytest.mark.skipif(not describe("cc", "native").bf16, reason="this machine has no AVX512_BF16")
+def test_bf16_learns_as_f32_does(workshop: Workshop) -> None:
+    """Both factors of a product are rounded, each by half of bf16's eps: as if the weight were off by eps.
+
+    A learning rate that is a third off differs by more than that.
+    """
+    built, narrow = workshop.build(), workshop.build(precision="bf16")
+    reference, found = losses(built.model()), losses(narrow.model())
+    bound = allowed(built, reference, DType.bf16.eps)
+    assert found != reference
+    assert (np.abs(np.subtract(found, reference)) <= bound).all(), (found, reference)
+    other = losses(built.model(), lr=2e-3), losses(built.model(), lr=3e-3)
+    assert (np.abs(np.subtract(*other)) > bound)[1:].any()
 
 
 def test_naive_plan_gives_the_same_bits(workshop: Workshop) -> None:

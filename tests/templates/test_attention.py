@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
 
 SCALE = 0.3125
+ROUNDING = 2.0**-8  # the rounding unit of bf16
 SHAPES = [
     (1, 1, 1, 1, 1),
     (2, 4, 2, 65, 17),
@@ -24,9 +26,13 @@ SHAPES = [
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
     isa = ISAS[request.param]
     kernels = {
-        f"{template}_{kind}": (template, {"causal": kind == "causal", "scale": SCALE, "MR": isa.rows})
+        f"{template}_{kind}{end}": (
+            template,
+            {"dtype": dtype, "causal": kind == "causal", "scale": SCALE, "MR": isa.rows},
+        )
         for template in ("attention", "attention_grad")
         for kind in ("causal", "full")
+        for dtype, end in (("f32", ""), ("bf16", "_bf16"))
     }
     return Library(tmp_path_factory.mktemp("attention"), isa, kernels)
 
@@ -43,7 +49,10 @@ class Reference:
     grad_bounds: tuple[np.ndarray, ...]
 
 
-def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.ndarray, causal: bool) -> Reference:
+def reference(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.ndarray, causal: bool, stored: np.ndarray | None = None
+) -> Reference:
+    """`stored` is the output as the gradient finds it, where it was rounded."""
     q, k, v, dout = (x.astype(np.float64) for x in (q, k, v, dout))
     group, t, d = q.shape[1] // k.shape[1], q.shape[2], q.shape[3]
     kv_shape = (*k.shape[:2], group, t, d)
@@ -57,7 +66,7 @@ def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.ndarray, cau
     e = np.exp(s - top)
     p = e / e.sum(-1, keepdims=True)
     out = p @ v
-    dp, delta = dout @ t_of(v), (dout * out).sum(-1, keepdims=True)
+    dp, delta = dout @ t_of(v), (dout * (out if stored is None else stored)).sum(-1, keepdims=True)
     ds = p * (dp - delta)
 
     # A sum of n terms loses 4 UNIT sqrt(n) of the size of its terms; exp and a division lose 4 UNIT more, and
@@ -88,7 +97,7 @@ def heads(rng: np.random.Generator, b: int, h: int, t: int, d: int) -> np.ndarra
 
 
 def strides(*tensors: np.ndarray) -> list[int]:
-    return [s // 4 for x in tensors for s in x.strides[:3]]
+    return [s // x.itemsize for x in tensors for s in x.strides[:3]]
 
 
 @pytest.mark.parametrize("kind", ["causal", "full"])
@@ -111,6 +120,31 @@ def test_attention_and_gradient(library: Library, kind: str, b: int, h: int, hkv
     assert_within(lse, exact.lse, exact.lse_bound)
     for actual, expected, bound in zip((dq, dk, dv), exact.grads, exact.grad_bounds, strict=True):
         assert_within(actual, expected, bound)
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize(("b", "h", "hkv", "t", "d"), SHAPES)
+def test_bf16(library: Library, kind: str, b: int, h: int, hkv: int, t: int, d: int) -> None:
+    """Computed in f32, rounded once when stored."""
+    rng = np.random.default_rng([b, h, t, d])
+    q, k, v, dout, out, dq, dk, dv = (
+        heads(rng, b, n, t, d).astype(ml_dtypes.bfloat16, order="K") for n in (h, hkv, hkv, h, h, h, hkv, hkv)
+    )
+    lse = np.zeros((b, h, t), np.float32)
+    extents = [b, h, hkv, t, d]
+    library.check_threads(f"attention_{kind}_bf16", [q, k, v], [out, lse], extents + strides(q, k, v, out))
+    exact = reference(q, k, v, dout, kind == "causal")
+    assert_within(out, exact.out, exact.out_bound + ROUNDING * (np.abs(exact.out) + exact.out_bound))
+    assert_within(lse, exact.lse, exact.lse_bound)
+    library.check_threads(
+        f"attention_grad_{kind}_bf16",
+        [dout, q, k, v, out, lse],
+        [dq, dk, dv],
+        extents + strides(dout, q, k, v, out, dq, dk, dv),
+    )
+    exact = reference(q, k, v, dout, kind == "causal", out.astype(np.float64))
+    for actual, expected, bound in zip((dq, dk, dv), exact.grads, exact.grad_bounds, strict=True):
+        assert_within(actual, expected, bound + ROUNDING * (np.abs(expected) + bound))
 
 
 @pytest.mark.parametrize("t", [5, 70])

@@ -56,7 +56,6 @@ class Matmul(Op):
         ({"trans_a": True}, ("f32[4,3]", "f32[4,5]")),
         ({"trans_a": True, "trans_b": True}, ("f32[2,4,3]", "f32[2,5,4]")),
         ({}, ("f32[2,3,5,7]", "f32[2,3,7,2]")),
-        ({"trans_b": True}, ("bf16[3,4]", "bf16[5,4]")),
     )
 
     def infer(self, *operands: TensorType) -> Types:
