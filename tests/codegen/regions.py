@@ -7,7 +7,7 @@ from gptc.ir.graph import Node
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.optimizer import GlobalNorm
 from gptc.ir.ops.region import Column, Gemm, Map, Row
-from tests.codegen.native import apply, region
+from tests.codegen.native import TARGET, apply, region
 
 ITSELF = Body(("x",), (), ("x",))
 ACC = Body(("acc",), (), ("acc",))
@@ -112,6 +112,14 @@ GEMMS = {
         Gemm, body("acc a lda acc_out", "sum", "sum = acc + a * lda - acc_out"), "f32[4,3]", "f32[3,5]", *["f32[5]"] * 3
     ),
 }
+if TARGET.bf16:
+    GEMMS |= {
+        "bf16 epilogue": region(
+            Gemm, GELU, "bf16[2,3,41]", "bf16[50,41]", "bf16[50]", "bf16[2,3,50]", trans_b=True, dtypes=("bf16", "f32")
+        ),
+        "bf16 heads": region(Gemm, ACC, "bf16[2,3,5,4]{60,4,12,1}", "bf16[2,3,5,4]{60,4,12,1}", trans_b=True),
+        "bf16 transposed by strides": region(Gemm, ACC, "bf16[6,7]{1,6}", "bf16[7,9]{1,7}", dtypes=("bf16",)),
+    }
 
 OTHERS = {
     "packed gradients": apply(
@@ -122,6 +130,7 @@ OTHERS = {
         "f32[2,4,6]",
     ),
     "merged heads": apply(Attention(scale=0.5, causal=True, merged=True), *["f32[2,3,70,8]{5040,8,72,1}"] * 3),
+    "heads in bf16": apply(Attention(scale=0.5, causal=True, merged=True), *["bf16[2,3,70,8]{5040,8,72,1}"] * 3),
     "many norms": apply(GlobalNorm(), *["f32[]"] * 150),
 }
 

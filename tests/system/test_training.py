@@ -52,9 +52,7 @@ SHARE = max(rounding(stages(route)["schedule"], DType.f32) for route in ("fused"
 """What a step may lose to rounding."""
 
 
-def allowed(
-    built: Built, reference: Sequence[float], share: float = SHARE
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def allowed(built: Built, reference: Sequence[float], share: float = SHARE) -> np.ndarray[Any, np.dtype[np.float64]]:
     """How far another way of computing `reference` may be from it.
 
     Backward error: rounding is as if the weights had been others, each by `share` of itself at most.  So much do the

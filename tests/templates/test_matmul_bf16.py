@@ -1,4 +1,4 @@
-"""matmul of bf16 operands against NumPy in float64: every transposition, odd reductions, batches, bf16 in the epilogue."""
+"""matmul of bf16 operands against NumPy in float64: every transposition, odd reductions, batches, epilogues."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ def test_batches(library: Library, form: str, m: int, n: int, k: int) -> None:
     a, b, a_view, b_view = operands(rng, form, m, n, k, 3, 5)
     c = results(3, 5, m, n)
     strides = [s for x in (a, b) for s in (step(x, 0), step(x, 1))] + [stride(c, 0), stride(c, 1)]
-    library.check_threads(
-        f"{form}_plain", [a, b], [c], [m, n, k, step(a, 2), step(b, 2), stride(c, 2), 3, 5, *strides]
-    )
+    library.check_threads(f"{form}_plain", [a, b], [c], [m, n, k, step(a, 2), step(b, 2), stride(c, 2), 3, 5, *strides])
     assert_within(c, *product(a_view, b_view))
 
 
