@@ -91,7 +91,7 @@ def read(dtype: DType, element: str) -> Expr:
 
 def write(dtype: DType, element: str, value: Expr) -> str:
     """The statement that stores a scalar."""
-    return f"{element} = {f'gptc_to_bf16({value.text})' if dtype is DType.bf16 else value.text};"
+    return f"{element} = {f'gptc_to_bf16({value.unrounded or value.text})' if dtype is DType.bf16 else value.text};"
 
 
 def live(body: Body) -> list[Stmt]:

@@ -31,6 +31,8 @@ class Expr:
     text: str
     level: int = ATOM
     kind: str = "float"
+    unrounded: str = ""
+    """Of a number rounded to bf16: the text of what it was before, for a store that rounds it by itself."""
 
     def at(self, level: int) -> str:
         """The text, in parentheses unless it binds at least as tightly as `level`."""
@@ -81,7 +83,7 @@ def spell(stmt: Stmt, argument: Callable[[str], Expr]) -> Expr:
     if stmt.fn in INFIX:
         return _infix(stmt.fn, args[0], args[1])
     if stmt.fn in CALLS:
-        return Expr(f"{CALLS[stmt.fn]}({args[0].text})")
+        return Expr(f"{CALLS[stmt.fn]}({args[0].text})", unrounded=args[0].text if stmt.fn == "round_bf16" else "")
     if stmt.fn in _SPECIAL:
         return _SPECIAL[stmt.fn](*args)
     raise InternalError.of(f"scalar function {stmt.fn!r} has no spelling in C")

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import BF16, WIDEST, Library, assert_within
+from tests.templates.kernel_library import BF16, ISAS, Library, assert_within
 from tests.templates.test_matmul import FORMS, PLAIN, floats, product, stride
 
 pytestmark = pytest.mark.skipif(not BF16, reason="this machine has no AVX512_BF16")
@@ -22,15 +22,16 @@ MIXED: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    tile = {"dtype": "bf16", "MR": WIDEST.rows, "NR": WIDEST.cols}
+@pytest.fixture(scope="module", params=list(ISAS)[:1])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    isa = ISAS[request.param]
+    tile = {"dtype": "bf16", "MR": isa.rows, "NR": isa.cols}
     kernels = {
         f"{form}_{kind}": ("matmul", {"trans_a": trans_a, "trans_b": trans_b, **tile, **epilogue})
         for form, (trans_a, trans_b) in FORMS.items()
         for kind, epilogue in (("plain", PLAIN), ("mixed", MIXED))
     }
-    return Library(tmp_path_factory.mktemp("matmul_bf16"), WIDEST, kernels)
+    return Library(tmp_path_factory.mktemp("matmul_bf16"), isa, kernels)
 
 
 def narrow(rng: np.random.Generator, *shape: int, gap: int = 3) -> np.ndarray:

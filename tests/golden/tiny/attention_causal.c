@@ -1,4 +1,4 @@
-// attention_causal_7e7052: 4 calls (2 in step, 2 in evaluate)
+// attention_causal_6d2fa8: 4 calls (2 in step, 2 in evaluate)
 //   tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
 //   computes  attention
 //   moves     16.6 kB, 32.8 kflop in its first call
@@ -82,7 +82,7 @@ static float softmax_row(float *restrict s, int64_t n, float *restrict max, floa
     return factor;
 }
 
-void attention_causal_7e7052(
+void attention_causal_6d2fa8(
     const float *restrict q, // [B, H, T, D], strides q_b, q_h, q_t, 1
     const float *restrict k, // [B, Hkv, T, D], strides k_b, k_h, k_t, 1
     const float *restrict v, // [B, Hkv, T, D], strides v_b, v_h, v_t, 1

@@ -1,4 +1,4 @@
-// gemm_nt_add_gelu_3aad93: 2 calls (2 in evaluate)
+// gemm_nt_add_gelu_5a65ee: 2 calls (2 in evaluate)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
 //   computes  matmul, add, gelu
 //   moves     37.4 kB, 340.0 kflop in its first call
@@ -97,7 +97,7 @@ static void multiply_tile(float *restrict sum, const float *restrict a, int64_t 
             *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
 }
 
-void gemm_nt_add_gelu_3aad93(
+void gemm_nt_add_gelu_5a65ee(
     const float *a, // [M, K], row stride lda
     const float *b, // [N, K], row stride ldb
     const float *b_, // [N]
