@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from gptc.cli import cache, compile, data, diff, doctor, generate, opt, schema, show, train
+from gptc.cli import bench, cache, compile, data, diff, doctor, generate, opt, schema, show, train
 from gptc.cli.failure import guarded
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 shows = typer.Typer(help="Show what the compiler makes of a model.", no_args_is_help=True)
+benches = typer.Typer(help="Measure a model beside what this machine can do.", no_args_is_help=True)
 datas = typer.Typer(help="Make text ready for training.", no_args_is_help=True)
 caches = typer.Typer(help="Look after the cache of compiled code.", no_args_is_help=True)
 
@@ -28,6 +29,9 @@ app.command("generate")(guarded(generate.generate))
 app.add_typer(shows, name="show")
 for name, view in show.VIEWS.items():
     shows.command(name)(guarded(view))
+app.add_typer(benches, name="bench")
+for name, measure in bench.BENCHES.items():
+    benches.command(name)(guarded(measure))
 app.command("diff")(guarded(diff.diff))
 app.command("opt")(guarded(opt.opt))
 app.command("schema")(guarded(schema.schema))

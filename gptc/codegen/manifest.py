@@ -10,8 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from gptc.codegen.kernel import Call
 from gptc.codegen.program import Program, Tensor
 from gptc.errors import InternalError
+from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.passes.memory import ArenaReport
@@ -92,7 +94,7 @@ def memory_json(report: ArenaReport) -> Json:
 
 
 def plan_json(program: Program, report: ArenaReport) -> Json:
-    """Every value of a program: its place, its type, and the calls between which it lives."""
+    """A program's kernel calls in order, and every value: its place, its type, the calls between which it lives."""
     values: list[Json] = []
     for value in program.values:
         place, (first, last) = program.place(value), program.live[value.name]
@@ -109,7 +111,19 @@ def plan_json(program: Program, report: ArenaReport) -> Json:
                 "last": last,
             }
         )
-    return {"name": program.name, "calls": len(program.calls), "memory": memory_json(report), "values": values}
+    return {
+        "name": program.name,
+        "calls": len(program.calls),
+        "memory": memory_json(report),
+        "kernels": [call_json(call) for call in program.calls],
+        "values": values,
+    }
+
+
+def call_json(call: Call) -> Json:
+    """A kernel call: which kernel, and what it computes and moves."""
+    spent = cost(call.node)
+    return {"kernel": call.kernel.name, "flops": spent.flops, "bytes": spent.nbytes}
 
 
 def to_json(data: Json) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import WIDTH, quote, shorten
+from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
 from gptc.ir.ops.region import Region
 
@@ -42,9 +43,9 @@ def _ops(node: Node) -> list[str]:
 
 
 def _cost(node: Node) -> str:
-    """Bytes of operands and results, each once, and floating-point operations."""
-    tensors = {v.name: v.type.nbytes for v in (*node.operands, *node.results)}
-    return f"{_scaled(sum(tensors.values()))}B, {_scaled(node.op.flops(*(v.type for v in node.operands)))}flop"
+    """What a node moves and computes."""
+    spent = cost(node)
+    return f"{_scaled(spent.nbytes)}B, {_scaled(spent.flops)}flop"
 
 
 def _scaled(count: int) -> str:

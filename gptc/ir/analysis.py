@@ -35,7 +35,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating-point operations, and bytes between memory and processor if every operand is read once."""
+    """Floating-point operations, and bytes between memory and processor if all that is needed is fetched once."""
 
     flops: int
     nbytes: int
@@ -157,9 +157,12 @@ def cost(node: Node) -> Cost:
     """What one node does; leaves and views do nothing."""
     if isinstance(node.op, (Leaf, View)):
         return Cost(0, 0)
-    read = {v.name: v.type.nbytes for v in node.operands}
-    written = sum(v.type.nbytes for v in node.results)
-    return Cost(node.op.flops(*(v.type for v in node.operands)), sum(read.values()) + written)
+    types = [v.type for v in node.operands]
+    moved = node.op.moved(*types)
+    if moved is None:
+        read = {v.name: v.type.nbytes for v in node.operands}
+        moved = sum(read.values()) + sum(v.type.nbytes for v in node.results)
+    return Cost(node.op.flops(*types), moved)
 
 
 def total_cost(graph: Graph) -> Cost:

@@ -86,6 +86,10 @@ class Op:
         """Floating-point operations of one evaluation."""
         return sum(t.count for t in self.infer(*operands))
 
+    def moved(self, *operands: TensorType) -> int | None:
+        """Bytes between memory and processor, where they are not every operand and result once."""
+        return None
+
     def attributes(self) -> dict[str, Any]:
         """Field name -> value, in declaration order."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -51,7 +51,7 @@ def one_object(done: Done) -> dict[str, Any]:
 
 # -- help ------------------------------------------------------------------------------------------
 
-COMMANDS = ("compile", "train", "generate", "diff", "opt", "schema", "doctor", "show", "cache")
+COMMANDS = ("compile", "train", "generate", "bench", "diff", "opt", "schema", "doctor", "show", "cache")
 
 
 def test_help_lists_every_command(home: Path) -> None:

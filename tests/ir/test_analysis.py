@@ -6,6 +6,7 @@ from gptc.ir.analysis import Cost, cost, handovers, intervals, live_bytes, roots
 from gptc.ir.body import body
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph
+from gptc.ir.types import DType
 from tests.ir.planned import fused_step
 
 STEP = fused_step()
@@ -100,6 +101,15 @@ def test_costs() -> None:
     assert cost(nodes["error"]) == Cost(12 * 16 * (2 * 16 + 1), 4 * (12 * 16 * 3 + 16 * 16))
     assert cost(nodes["rows"]) == cost(nodes["w"]) == Cost(0, 0)
     assert total_cost(STEP).flops == sum(cost(n).flops for n in STEP.nodes)
+
+
+def test_a_table_is_not_read_whole() -> None:
+    b = Builder("rows")
+    w, ids = b.input(label="w", key="w", shape=(1000, 8)), b.input(label="ids", key="ids", shape=(5,), dtype=DType.i32)
+    rows = b.embedding(w, ids)
+    assert cost(b.nodes[-1]) == Cost(0, 5 * 4 + 2 * 5 * 8 * 4)
+    b.scatter_add(w, ids, rows)
+    assert cost(b.nodes[-1]) == Cost(5 * 8, 5 * 4 + 3 * 5 * 8 * 4)
 
 
 def test_an_operand_that_is_read_twice_is_fetched_once() -> None:

@@ -45,6 +45,10 @@ class Embedding(Op):
     def flops(self, *operands: TensorType) -> int:
         return 0
 
+    def moved(self, *operands: TensorType) -> int:
+        """The rows that are asked for, not the whole table."""
+        return operands[1].nbytes + 2 * self.infer(*operands)[0].nbytes
+
 
 @register
 class ScatterAdd(Op):
@@ -72,3 +76,7 @@ class ScatterAdd(Op):
 
     def flops(self, *operands: TensorType) -> int:
         return operands[2].count
+
+    def moved(self, *operands: TensorType) -> int:
+        """In place, only rows that are added to: each is read and written."""
+        return operands[1].nbytes + 3 * operands[2].nbytes

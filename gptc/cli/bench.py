@@ -1,0 +1,171 @@
+"""`gptc bench`: how fast a model is on this machine, beside what this machine can do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptc.cli.flags import Job, Json, Threads, compiles
+
+if TYPE_CHECKING:
+    from gptc.cli.output import Output
+    from gptc.runtime.machine import Machine
+    from gptc.runtime.probe import Peaks, Probe
+    from gptc.runtime.profile import KernelTime, Times, TrainingStep
+
+Repeats = Annotated[int, typer.Option("--repeats", help="Steps to time, after two to warm up; at least 3.")]
+
+
+@compiles("train")
+def train(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json = False) -> None:
+    """How long a training step takes."""
+    from gptc.cli.output import Output, Ticker
+    from gptc.runtime.profile import time_steps
+
+    output = Output(json)
+    bench = _prepare(job, output, threads, repeats)
+    with Ticker(output, "step") as ticker:
+        times = time_steps(bench.step, repeats, ticker)
+    setting = bench.finish()
+    flops = sum(call.flops for call in bench.step.calls)
+    gflops = flops / times.median / 1e6
+    speed = 1e3 * bench.step.tokens / times.median
+    _print_times(output, bench.step, times)
+    output.line(f"{gflops:,.1f} GFLOP/s, {gflops / setting.peaks.gflops:.0%} of the peak; "
+                f"peak memory {setting.rss / 2**20:,.0f} MiB")  # fmt: skip
+    setting.print(output)
+    output.result(
+        _about(bench.step) | times.to_json() | {"tokens_per_s": speed, "flops": flops, "gflops": gflops}
+        | setting.to_json()
+    )  # fmt: skip
+
+
+@compiles("train")
+def kernels(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json = False) -> None:
+    """Where the time of a training step goes, kernel by kernel."""
+    from gptc.cli.output import Output, Ticker
+    from gptc.runtime.profile import time_kernels
+
+    output = Output(json)
+    bench = _prepare(job, output, threads, repeats)
+    with Ticker(output, "step") as ticker:
+        times, found = time_kernels(bench.step, repeats, ticker)
+    setting = bench.finish()
+    columns = ("kernel", ">calls", ">ms a step", ">% of step", ">GFLOP/s", ">% of peak", ">GB/s", ">% of memory")
+    rows = [_row(kernel, setting.peaks) for kernel in found]
+    _print_times(output, bench.step, times)
+    output.table("kernels of a step", columns, rows)
+    output.line("GB/s counts each operand and result once: above 100 % of memory, they came from a cache")
+    setting.print(output)
+    output.result(
+        _about(bench.step) | times.to_json() | {"tokens_per_s": 1e3 * bench.step.tokens / times.median}
+        | {"kernels": [_kernel_json(kernel, setting.peaks) for kernel in found]} | setting.to_json()
+    )  # fmt: skip
+
+
+BENCHES = {"train": train, "kernels": kernels}
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """All that a figure must be read beside."""
+
+    machine: Machine
+    peaks: Peaks
+    neighbours: float | None
+    rss: int
+
+    def print(self, output: Output) -> None:
+        from gptc.runtime.machine import warning
+
+        peaks = self.peaks
+        output.line(
+            f"probes: {peaks.gflops:,.0f} GFLOP/s of multiply-adds, {peaks.read_gbs:,.1f} GB/s read, "
+            f"{peaks.triad_gbs:,.1f} GB/s triad"
+        )
+        output.line(str(self.machine))
+        if told := warning(self.neighbours):
+            output.line(told, "bold")
+
+    def to_json(self) -> dict[str, Any]:
+        from gptc.runtime.machine import warning
+
+        return {
+            "peak_rss": self.rss, "machine": self.machine.to_json(), "probes": asdict(self.peaks),
+            "neighbours": self.neighbours, "warning": warning(self.neighbours),
+        }  # fmt: skip
+
+
+class _Bench:
+    """A step ready to be timed, and the probes to time after it."""
+
+    def __init__(self, step: TrainingStep, probe: Probe) -> None:
+        from gptc.runtime.machine import Neighbours
+
+        self.step, self.probe, self.neighbours = step, probe, Neighbours()
+
+    def finish(self) -> _Setting:
+        """The machine, right after the step; its memory before the probes took theirs."""
+        from gptc.runtime.machine import peak_rss, this_machine
+
+        rss, neighbours = peak_rss(), self.neighbours.cores()
+        return _Setting(this_machine(self.probe.threads), self.probe.measure(), neighbours, rss)
+
+
+def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Bench:
+    """Compile, build and load the model, and build the probes with the same flags."""
+    from gptc.cli.compile import compile_and_build
+    from gptc.codegen.render import render
+    from gptc.codegen.target import describe
+    from gptc.runtime.cpu import CpuModel
+    from gptc.runtime.probe import Probe
+    from gptc.runtime.profile import TrainingStep, check_repeats
+
+    check_repeats(repeats)
+    compiled, built = compile_and_build(job, output)
+    assert built is not None
+    model = CpuModel(compiled.artefact, built.library)
+    if threads:
+        model.set_threads(threads)
+    options = job.request.options
+    vector = describe(options.compiler, options.march).vector
+    sums = SUMS[vector]
+    source = render("c/probe.c", VEC=vector, SUMS=sums)
+    return _Bench(TrainingStep(model), Probe(source, vector, sums, compiled.artefact.manifest.build))
+
+
+SUMS = {16: 16, 8: 12, 4: 12}
+"""Independent sums of the arithmetic probe: with two constants they must fit the vector registers."""
+
+
+def _about(step: TrainingStep) -> dict[str, Any]:
+    manifest = step.model.artefact.manifest
+    return {
+        "model": manifest.model, "target": manifest.target, "batch": step.batch, "seq": step.seq,
+        "micro_steps": manifest.micro_steps, "loss": float(step.model["loss"]),
+    }  # fmt: skip
+
+
+def _print_times(output: Output, step: TrainingStep, times: Times) -> None:
+    low, high = times.quartiles
+    about = f"{step.model.artefact.manifest.model}, B {step.batch}, T {step.seq}"
+    output.line(
+        f"{about}: {times.median:,.2f} ms a step (quartiles {low:,.2f} .. {high:,.2f} of {len(times.ms)}), "
+        f"{1e3 * step.tokens / times.median:,.0f} tokens/s"
+    )
+
+
+def _row(kernel: KernelTime, peaks: Peaks) -> tuple[str, ...]:
+    of_peak, of_memory = kernel.gflops / peaks.gflops, kernel.gbs / peaks.bandwidth
+    return (
+        kernel.kernel, f"{kernel.calls}", f"{kernel.ms:,.3f}", f"{kernel.share:.1%}", f"{kernel.gflops:,.1f}",
+        f"{of_peak:.0%}", f"{kernel.gbs:,.1f}", f"{of_memory:.0%}",
+    )  # fmt: skip
+
+
+def _kernel_json(kernel: KernelTime, peaks: Peaks) -> dict[str, Any]:
+    rates = {"gflops": kernel.gflops, "gbs": kernel.gbs}
+    shares = {"of_peak": kernel.gflops / peaks.gflops, "of_memory": kernel.gbs / peaks.bandwidth}
+    return asdict(kernel) | rates | shares

@@ -1,0 +1,210 @@
+"""Measure training steps: how long a whole one takes, and how much of it each kernel.
+
+Reads: a loaded artefact, and what `plan.json` says that each kernel call computes and moves.  Does not: say how
+fast the machine is (`probe`), or print.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptc.errors import InputError, NumericsError
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.init import initialise
+
+FEWEST = 3
+"""Repeats below which a median and a spread say nothing."""
+WARM_UP = 2
+SEED = 42
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of the repeats, in the order they ran."""
+
+    ms: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.ms)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        low, _, high = statistics.quantiles(self.ms, n=4, method="inclusive")
+        return low, high
+
+    def to_json(self) -> dict[str, Any]:
+        """`spread` is the distance of the quartiles as a share of the median."""
+        low, high = self.quartiles
+        spread = (high - low) / self.median
+        return {"ms": self.median, "quartiles": [low, high], "spread": spread, "repeats": list(self.ms)}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of a program: floating-point operations, and bytes if each operand is read once."""
+
+    kernel: str
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """A kernel in one step: its calls together.  `share` is of the step, over all repeats."""
+
+    kernel: str
+    calls: int
+    ms: float
+    share: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        return self.flops / self.ms / 1e6
+
+    @property
+    def gbs(self) -> float:
+        return self.bytes / self.ms / 1e6
+
+
+def calls_of(artefact: Artefact) -> dict[str, tuple[Call, ...]]:
+    """Program -> its kernel calls in order, as `plan.json` has them."""
+    plan = json.loads((artefact.folder / "plan.json").read_text(encoding="utf-8"))
+    return {
+        program["name"]: tuple(Call(call["kernel"], call["flops"], call["bytes"]) for call in program["kernels"])
+        for program in plan["programs"]
+    }
+
+
+class TrainingStep:
+    """A step of a model that trains, ready to be repeated on one random batch."""
+
+    def __init__(self, model: CpuModel) -> None:
+        manifest = model.artefact.manifest
+        if manifest.train is None:
+            raise InputError.of(f"{manifest.model} was compiled for inference", None, "compile it for training")
+        self.model, self.number, self.lr = model, 0, manifest.train.lr
+        self.batch, self.seq, vocabulary = (manifest.dims[name] for name in ("B", "T", "V"))
+        count = manifest.micro_steps
+        self.programs = ("step",) if count == 1 else (*["micro_step"] * count, "update")
+        self.tokens = self.batch * self.seq * count
+        ids = np.random.default_rng(SEED).integers(0, vocabulary, (self.batch, self.seq + 1), dtype=np.int32)
+        model["tokens"][...], model["targets"][...] = ids[:, :-1], ids[:, 1:]
+        initialise(model)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The kernel calls of a whole step in order."""
+        of = calls_of(self.model.artefact)
+        return tuple(call for program in self.programs for call in of[program])
+
+    def __call__(self, before: Callable[[], None] = lambda: None) -> None:
+        """Run it; `before` is called in front of each program."""
+        self.number += 1
+        for index, program in enumerate(self.programs):
+            scalars = {"lr": self.lr, "step": float(self.number), "first": float(index == 0)}
+            for name in self.model.artefact.program(program).inputs:
+                if name in scalars:
+                    self.model[name][...] = scalars[name]
+            before()
+            self.model.run(program)
+
+    def warm_up(self) -> None:
+        """Every page that a step uses is touched, by the threads that will use it, before time is taken."""
+        for _ in range(WARM_UP):
+            self()
+
+    def check(self) -> None:
+        """Figures of a step that computes nonsense are worth nothing."""
+        if not math.isfinite(loss := float(self.model["loss"])):
+            hint = "choose a lower rate with --set train.lr=..."
+            raise NumericsError.of(f"after {self.number} steps on one batch the loss is {loss}", None, hint)
+
+
+def time_steps(step: TrainingStep, repeats: int, progress: Progress = lambda done, total: None) -> Times:
+    """Time whole steps."""
+    check_repeats(repeats)
+    step.warm_up()
+    times = []
+    for done in range(repeats):
+        began = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - began))
+        progress(done + 1, repeats)
+    step.check()
+    return Times(tuple(times))
+
+
+def time_kernels(
+    step: TrainingStep, repeats: int, progress: Progress = lambda done, total: None
+) -> tuple[Times, tuple[KernelTime, ...]]:
+    """Time each kernel call from inside the step, where caches are as they really are.
+
+    Returns the steps' own times, which hold a microsecond or two more for each call than those of `time_steps`,
+    and the kernels by falling share.
+    """
+    check_repeats(repeats)
+    calls, watch = step.calls, _Watch()
+    steps: list[float] = []
+    step.warm_up()
+    step.model.on_call(watch.after)
+    try:
+        for done in range(repeats):
+            began = time.perf_counter()
+            step(watch.start)
+            steps.append(1e3 * (time.perf_counter() - began))
+            progress(done + 1, repeats)
+    finally:
+        step.model.on_call(None)
+    step.check()
+    spans = 1e3 * np.array(watch.seconds).reshape(repeats, len(calls))
+    return Times(tuple(steps)), _by_kernel(calls, spans, sum(steps))
+
+
+class _Watch:
+    """Seconds of each kernel call: from the end of the one before, or from the start of its program."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def start(self) -> None:
+        self.last = time.perf_counter()
+
+    def after(self, call: int) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+
+
+def _by_kernel(calls: Sequence[Call], spans: NDArray[np.float64], total: float) -> tuple[KernelTime, ...]:
+    """`spans` has the ms of (repeat, call); `total` is what all repeats took."""
+    found = []
+    for name in dict.fromkeys(call.kernel for call in calls):
+        which = [index for index, call in enumerate(calls) if call.kernel == name]
+        of_step = spans[:, which].sum(axis=1)
+        flops, moved = (sum(getattr(calls[index], what) for index in which) for what in ("flops", "bytes"))
+        ms, share = float(np.median(of_step)), float(of_step.sum()) / total
+        found.append(KernelTime(name, len(which), ms, share, flops, moved))
+    return tuple(sorted(found, key=lambda kernel: -kernel.share))
+
+
+def check_repeats(repeats: int) -> None:
+    """InputError for too few."""
+    if repeats < FEWEST:
+        message = f"{repeats} repeats: a median and its spread need at least {FEWEST}"
+        raise InputError.of(message, None, "--repeats 7 is a good number")
