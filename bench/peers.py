@@ -62,6 +62,7 @@ def report(ours: Peer, theirs: Peer, options: argparse.Namespace) -> str:
     """The Markdown text: table, ratio, probes, machine, command."""
     machine, peaks = ours.rounds[-1]["machine"], [found["probes"] for found in ours.rounds]
     rates = [found["gflops"] for found in ours.rounds]
+    others = [found["neighbours"] for found in ours.rounds if found["neighbours"] is not None]
     warnings = sorted({found["warning"] for found in ours.rounds} - {None})
     sizes = f"--batch {options.batch} --seq {options.seq} --repeats {options.repeats} --rounds {options.rounds}"
     lines = [
@@ -76,6 +77,7 @@ def report(ours: Peer, theirs: Peer, options: argparse.Namespace) -> str:
         "",
         f"Probes in each round: {_range([p['gflops'] for p in peaks])} GFLOP/s of multiply-adds, "
         f"{_range([p['read_gbs'] for p in peaks])} GB/s read, {_range([p['triad_gbs'] for p in peaks])} GB/s triad.",
+        *([f"Meanwhile other processes used {min(others):.1f} .. {max(others):.1f} cores."] if others else []),
         *(["", f"Beware: {'; '.join(warnings)}."] if warnings else []),
         "",
         f"{machine['threads']} threads on {machine['cores']} cores of {machine['cpu']}; {machine['system']}; "

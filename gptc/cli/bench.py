@@ -85,7 +85,8 @@ class _Setting:
             f"probes: {peaks.gflops:,.0f} GFLOP/s of multiply-adds, {peaks.read_gbs:,.1f} GB/s read, "
             f"{peaks.triad_gbs:,.1f} GB/s triad"
         )
-        output.line(str(self.machine))
+        others = "" if self.neighbours is None else f"; others used {self.neighbours:.1f} cores"
+        output.line(f"{self.machine}{others}")
         if told := warning(self.neighbours):
             output.line(told, "bold")
 

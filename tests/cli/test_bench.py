@@ -98,6 +98,7 @@ def test_tables_for_people(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"ms a step \(quartiles .* of 3\)", done.stdout)
     assert re.search(r"kernel +calls +ms a step +% of step +GFLOP/s +% of peak +GB/s +% of memory", done.stdout)
+    assert "cores of" in done.stdout
     assert re.search(r"probes: [\d,]+ GFLOP/s of multiply-adds, [\d.]+ GB/s read, [\d.]+ GB/s triad", done.stdout)
 
 

@@ -74,7 +74,14 @@ def test_help_loads_nothing_heavy(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*(c for c in COMMANDS if c not in ("show", "cache")), "show graph", "show kernel", "cache stats"]
+    "command",
+    [
+        *(c for c in COMMANDS if c not in ("show", "bench", "cache")),
+        "show graph",
+        "show kernel",
+        "bench train",
+        "cache stats",
+    ],
 )
 def test_every_command_speaks_json(home: Path, command: str) -> None:
     done = gptc(home, *command.split(), "--help", COLUMNS="200")
