@@ -25,9 +25,9 @@ from gptc.ir.ops.leaf import Buffer, Constant, Input
 from gptc.ir.ops.shape import View
 from gptc.ir.text import parse_graphs
 from gptc.runtime.artefact import Artefact
-from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import SEED, initialise
 from gptc.runtime.manifest import Normal, Uniform
+from gptc.runtime.model import Model, load_model
 from gptc.runtime.rng import Mt19937
 
 Progress = Callable[[str, int, int], None]
@@ -59,9 +59,7 @@ def check_artefact(
     Programs of a training artefact run in the order of two steps, so that the second finds moments that are not zero.
     """
     graphs = {graph.name: graph for graph in _graphs(artefact)}
-    model = CpuModel(artefact, library)
-    if threads:
-        model.set_threads(threads)
+    model = load_model(artefact, library, threads)
     initialise(model)
     _perturb(model)
     agreement = Agreement()
@@ -97,16 +95,16 @@ def _schedule(artefact: Artefact) -> list[tuple[str, bool]]:
     return [("evaluate", True), *step, *step]
 
 
-def _perturb(model: CpuModel) -> None:
+def _perturb(model: Model) -> None:
     """Move biases off 0 and gains off 1: there, a kernel that forgets to add or to multiply would be right."""
     random = Mt19937(SEED)
     for param in model.artefact.manifest.params:
         if not isinstance(param.init, (Normal, Uniform)):
-            valid = model.valid(param)
-            valid += random.normal(valid.size, SPREAD).reshape(valid.shape)
+            valid = np.asarray(model.valid(param))
+            model.valid(param)[...] = valid + random.normal(valid.size, SPREAD).reshape(valid.shape)
 
 
-def _set_inputs(model: CpuModel, number: int, first: bool) -> None:
+def _set_inputs(model: Model, number: int, first: bool) -> None:
     """Random tokens, another batch each time."""
     random = Mt19937(number)
     values = {"lr": TRAINING_RATE, "step": 1.0 + number // 3, "first": float(first)}
@@ -122,7 +120,7 @@ def _set_inputs(model: CpuModel, number: int, first: bool) -> None:
 class _Watch:
     """Follows one run of one program."""
 
-    def __init__(self, model: CpuModel, graph: Graph, agreement: Agreement, progress: Progress | None) -> None:
+    def __init__(self, model: Model, graph: Graph, agreement: Agreement, progress: Progress | None) -> None:
         self.model, self.graph, self.agreement, self.progress = model, graph, agreement, progress
         self.nodes = [n for n in graph.nodes if not isinstance(n.op, (Input, Buffer, Constant, View))]
         self.root = roots(graph)

@@ -10,7 +10,7 @@ class Options:
     """What is bound at compile time.  The model file never sets these."""
 
     target: str = "c"
-    """`c` (C11 + OpenMP)."""
+    """`c` (C11 + OpenMP) or `cuda` (CUDA C++)."""
     mode: str = "train"
     """`train` (step, evaluate) or `infer` (logits)."""
     batch: int = 4
@@ -28,7 +28,7 @@ class Options:
     plan: str = "best"
     """`best` reuses memory; `naive` gives every tensor its own."""
     march: str = "native"
-    """Instruction set that the C compiler is asked for."""
+    """Instruction set that the compiler is asked for; `native` is this machine's, for cuda the oldest supported."""
     compiler: str = "cc"
     """The C compiler."""
     sanitize: bool = False

@@ -33,9 +33,9 @@ def generate(
     from gptc.cli.compile import compile_and_build
     from gptc.cli.output import Output
     from gptc.cli.train import WEIGHTS
-    from gptc.runtime.cpu import CpuModel
     from gptc.runtime.generate import SEED, Sampling
     from gptc.runtime.generate import generate as write
+    from gptc.runtime.model import load_model
     from gptc.runtime.tokenizer import load_tokenizer
     from gptc.runtime.weights import load_weights
 
@@ -46,9 +46,7 @@ def generate(
     assert built is not None
     manifest = compiled.artefact.manifest
     codec = load_tokenizer(tokenizer or manifest.tokenizer)
-    model = CpuModel(compiled.artefact, built.library)
-    if threads:
-        model.set_threads(threads)
+    model = load_model(compiled.artefact, built.library, threads)
     load_weights(model, weights or Path("runs") / manifest.model / WEIGHTS)
     start, ids = time.perf_counter(), codec.encode(prompt.encode()).tolist()
     found = []

@@ -32,9 +32,9 @@ def train(
     """Train a model and save its weights."""
     from gptc.cli.compile import compile_and_build
     from gptc.cli.output import Output
-    from gptc.runtime.cpu import CpuModel
     from gptc.runtime.data import open_data
     from gptc.runtime.init import SEED, initialise
+    from gptc.runtime.model import load_model
     from gptc.runtime.tokenizer import load_tokenizer
     from gptc.runtime.train import TrainSettings, schedule_of
     from gptc.runtime.train import train as run_training
@@ -48,11 +48,9 @@ def train(
     settings = TrainSettings(count, lr, eval_every=val_every, eval_batches=val_batches, save=folder / WEIGHTS)
     dims = manifest.dims
     corpus = open_data(data, load_tokenizer(tokenizer or manifest.tokenizer), dims["B"], dims["T"], dims["V"])
-    model = CpuModel(compiled.artefact, built.library)
+    model = load_model(compiled.artefact, built.library, threads)
     schedule_of(model, settings)  # a rate that cannot be is told before anything is written
     _make(folder)
-    if threads:
-        model.set_threads(threads)
     initialise(model, SEED if seed is None else seed)
     told = {"steps": steps, "lr": lr}
     rows = _settings(compiled, {name: value for name, value in told.items() if value is not None}, corpus.source)

@@ -42,7 +42,6 @@ from gptc.options import Options
 from gptc.passes.memory import MemoryReport
 
 LIBRARY = "libmodel.so"
-LIBS = ("-lm",)
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
@@ -70,22 +69,18 @@ class Emitted:
 
 def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, options: Options, target: Target) -> Emitted:
     """All files of the artefact."""
-    facts = _Facts(tuple(programs), memory, model, options, build_flags(options, target))
+    facts = _Facts(tuple(programs), memory, model, options, target)
     plans = [plan_json(program, arena) for program, arena in zip(programs, memory.arenas, strict=True)]
-    files = {
-        "Makefile": _render("Makefile", compiler=options.compiler, flags=" ".join(facts.flags), libs=" ".join(LIBS),
-                            trains=facts.trains),
+    files = _support(facts) | {
         "graph.gir": print_graphs(program.graph for program in programs),
         "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes()),
         "include/model.h": _model_h(facts),
-        "include/support.h": render("c/support.h", VEC=target.vector),
         "plan.json": to_json({"segments": dict(memory.segments), "programs": plans}),
-        "programs/after.c": _render("after.c"),
-    }  # fmt: skip
+    }
     for kernel, spec in facts.specs.items():
-        files[f"kernels/{kernel}.c"] = render_kernel(options.target, spec, facts.header(kernel))
+        files[f"kernels/{kernel}.{target.suffix}"] = render_kernel(target, spec, facts.header(kernel))
     files |= _program_files(facts)
-    if facts.trains:
+    if facts.trains and target.name == "c":
         files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps)
     digest = _digest(files, model, options)
     name = f"{model.name}-{options.target}-{digest}"
@@ -94,9 +89,22 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
     return Emitted(name, dict(sorted(files.items())))
 
 
-def build_flags(options: Options, target: Target) -> tuple[str, ...]:
-    """What the C compiler is told for every file."""
-    return (*target.flags, *(SANITIZE if options.sanitize else ()), "-Iinclude")
+def _support(facts: _Facts) -> dict[str, str]:
+    """What is the target's own: how the folder is built, and what its kernels include."""
+    target = facts.target
+    made = {"compiler": target.compiler, "flags": " ".join(facts.flags), "libs": " ".join(target.libs)}
+    if target.name == "cuda":
+        return {
+            "Makefile": render("cuda/program/Makefile", **made),
+            "include/launch.cuh": render("cuda/launch.cuh"),
+            "include/support.cuh": render("cuda/support.cuh"),
+            "programs/device.cu": render("cuda/program/device.cu"),
+        }
+    return {
+        "Makefile": _render("Makefile", **made, trains=facts.trains),
+        "include/support.h": render("c/support.h", VEC=target.vector),
+        "programs/after.c": _render("after.c"),
+    }
 
 
 def _digest(files: Mapping[str, str], model: Model, options: Options) -> str:
@@ -117,7 +125,12 @@ class _Facts:
     memory: MemoryReport
     model: Model
     options: Options
-    flags: tuple[str, ...]
+    target: Target
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What the compiler is told for every file."""
+        return (*self.target.flags, *(SANITIZE if self.options.sanitize else ()), "-Iinclude")
 
     @property
     def trains(self) -> bool:
@@ -152,7 +165,7 @@ class _Facts:
 
     def header(self, kernel: str) -> list[str]:
         """The comment above a kernel."""
-        return provenance(self.calls(kernel), self.model.sources, self.options.target)
+        return provenance(self.calls(kernel), self.model.sources, self.target)
 
     def prototypes(self) -> list[str]:
         """Lines that declare all kernels, by name."""
@@ -199,10 +212,13 @@ def _program_files(facts: _Facts) -> dict[str, str]:
 def _readme(facts: _Facts, name: str) -> str:
     kernels = [(kernel, len(facts.calls(kernel))) for kernel in sorted(facts.specs)]
     weights = sum(t.type.count for t, _ in facts.params)
-    return _render(
-        "README.md", folder=name, model=facts.model, options=facts.options, programs=facts.programs, kernels=kernels,
-        sizes=dict(facts.memory.segments), memory=facts.largest, weights=weights, trains=facts.trains,
-    )  # fmt: skip
+    about = {
+        "folder": name, "model": facts.model, "options": facts.options, "programs": facts.programs,
+        "kernels": kernels, "sizes": dict(facts.memory.segments), "memory": facts.largest, "weights": weights,
+    }  # fmt: skip
+    if facts.target.name == "cuda":
+        return render("cuda/program/README.md", **about)
+    return _render("README.md", **about, trains=facts.trains)
 
 
 def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
@@ -227,9 +243,9 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
         "micro_steps": facts.options.micro_steps,
         "memory": facts.largest,
         "build": {
-            "compiler": facts.options.compiler,
+            "compiler": facts.target.compiler,
             "flags": list(facts.flags),
-            "libs": list(LIBS),
+            "libs": list(facts.target.libs),
             "library": LIBRARY,
             "units": units,
         },

@@ -21,9 +21,13 @@ _WORDS = """
     register restrict return short signed sizeof static struct switch typedef typeof union unsigned void volatile
     while asm near far bool true false nullptr NULL NAN INFINITY VEC vf vfu main linux unix errno stdin stdout
     stderr assert isnan isinf isfinite signbit complex imaginary I M_PI HUGE_VAL
+    alignas alignof and and_eq bitand bitor catch class compl const_cast constexpr decltype delete dynamic_cast
+    explicit export friend mutable namespace new noexcept not not_eq operator or or_eq private protected public
+    reinterpret_cast static_assert static_cast template this thread_local throw try typeid typename using virtual
+    wchar_t xor xor_eq threadIdx blockIdx blockDim gridDim warpSize bf16
 """
 KEYWORDS = frozenset(_WORDS.split())
-"""Words that an emitted name must not be: C's own, and macros of the headers that kernels include."""
+"""Words that an emitted name must not be: those of C, C++ and CUDA, and macros of the headers that kernels include."""
 
 _UNSAFE = re.compile(r"""["'#\\@`$]|//|/\*|\*/|[^\x20-\x7e]""")
 

@@ -29,8 +29,11 @@ class Phase:
     """Values it reads from buffers."""
 
 
-def split(stmts: Sequence[Stmt], varying: Collection[str], stored: Sequence[str]) -> list[Phase]:
-    """Phases of a row body.  `varying`: names that differ along the row; `stored`: those that the last pass stores."""
+def split(stmts: Sequence[Stmt], varying: Collection[str], stored: Sequence[str], keep: bool = True) -> list[Phase]:
+    """Phases of a row body.  `varying`: names that differ along the row; `stored`: those that the last pass stores.
+
+    Without `keep`, nothing waits in a buffer.
+    """
     level = levels(stmts)
     last = max((level[s.result] for s in stmts if s.fn in REDUCTIONS), default=0)
     reductions = [tuple(s for s in stmts if s.fn in REDUCTIONS and level[s.result] == k + 1) for k in range(last)]
@@ -46,7 +49,7 @@ def split(stmts: Sequence[Stmt], varying: Collection[str], stored: Sequence[str]
         new: list[str] = []
         for stmt in reversed(elements):
             later = (needed(other, maker, [*kept, *new]) for other in roots[k + 1 :])
-            if stmt.fn in EXPENSIVE and any(stmt.result in names for names in later):
+            if keep and stmt.fn in EXPENSIVE and any(stmt.result in names for names in later):
                 new.append(stmt.result)
         kept += new
         phases.append(Phase(reductions[k] if k < last else (), elements, tuple(reversed(new)), tuple(found)))

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import WIDTH, quote, shorten
+from gptc.codegen.target import Target
 from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
 from gptc.ir.ops.region import Region
 
 
-def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], target: str) -> list[str]:
+def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], target: Target) -> list[str]:
     """Lines for `render_kernel`, from all calls of one kernel as (program, call), in program order.
 
     row_layer_norm_4ee542: 24 calls (12 in step, 12 in evaluate)
@@ -31,7 +32,7 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
         *(f"  {c_comment(line)}" for line in quotes),
         f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in _ops(node)))}",
         f"  moves     {_cost(nodes[0])} in its first call",
-        f"  template  templates/{target}/{kernel.template}.{target}.j2",
+        f"  template  templates/{target.template(kernel.template)}.j2",
     ]
     return [shorten(line, WIDTH - 3) for line in lines]
 

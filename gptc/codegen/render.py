@@ -18,13 +18,14 @@ import jinja2
 
 from gptc.codegen.filters import c_comment, c_float, c_ident, c_int, check_code
 from gptc.codegen.kernel import KernelSpec, Parameter
+from gptc.codegen.target import Target
 from gptc.errors import InternalError
 from gptc.resources import template_dir
 
 LINE = 120
 """Longest line of an argument list."""
 
-RENDERED = ("name", "header", "signature")
+RENDERED = ("name", "header", "signature", "arguments")
 """Parameters that rendering itself supplies."""
 
 
@@ -117,15 +118,16 @@ def tidy(text: str) -> str:
     return "\n".join(b for a, b in zip(["", *lines], lines, strict=False) if a or b) + "\n"
 
 
-def render_kernel(target: str, spec: KernelSpec, header: Sequence[str]) -> str:
+def render_kernel(target: Target, spec: KernelSpec, header: Sequence[str]) -> str:
     """The source of one kernel, its provenance (`header`) in comments above it."""
-    template = f"{target}/{spec.template}.{target}"
+    template = target.template(spec.template)
     declared = contract(template)
     _check_args(template, declared, spec.signature)
     supplied: dict[str, Any] = {
         "name": c_ident(spec.name),
         "header": [c_comment(line) for line in header],
         "signature": signature_lines(spec.signature),
+        "arguments": [p.name for p in spec.signature],
     }
     for value in spec.params.values():
         _check(value)

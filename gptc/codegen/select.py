@@ -33,15 +33,19 @@ def select(node: Node, target: Target) -> Call | None:
 Params = dict[str, object]
 
 
-def _fixed(node: Node, arguments: tuple[Argument, ...], params: Params | None = None, stem: str = "") -> Call:
+def _fixed(
+    node: Node, target: Target, arguments: tuple[Argument, ...], params: Params | None = None, stem: str = "",
+    template: str = "",
+) -> Call:  # fmt: skip
     """A call of a template that always has the same arguments, named by its contract."""
-    template = node.op.kernel or ""
-    args = contract(f"c/{template}.c").args
+    kernel = node.op.kernel or ""
+    template = template or kernel
+    args = contract(target.template(template)).args
     if len(args) != len(arguments):
         raise InternalError.of(f"{template} takes {len(args)} arguments, got {len(arguments)}")
     results = {id(v) for v in node.results}
     signature = tuple(Parameter(name, _ctype(value, results)) for name, value in zip(args, arguments, strict=True))
-    return Call(node, KernelSpec(template, stem or template, params or {}, signature), arguments)
+    return Call(node, KernelSpec(template, stem or kernel, params or {}, signature), arguments)
 
 
 def _ctype(argument: Argument, results: set[int]) -> str:
@@ -56,37 +60,38 @@ def _ctype(argument: Argument, results: set[int]) -> str:
 
 def _embedding(node: Node, target: Target) -> Call:
     w, ids = node.operands
-    return _fixed(node, (w, ids, *node.results, ids.type.count, int(w.type.shape[1])))
+    return _fixed(node, target, (w, ids, *node.results, ids.type.count, int(w.type.shape[1])))
 
 
 def _scatter_add(node: Node, target: Target) -> Call:
     base, ids, dy = node.operands
     rows, cols = map(int, base.type.shape)
-    return _fixed(node, (base, ids, dy, *node.results, rows, ids.type.count, cols))
+    return _fixed(node, target, (base, ids, dy, *node.results, rows, ids.type.count, cols))
 
 
 def _adamw(node: Node, target: Target) -> Call:
     assert isinstance(node.op, AdamW)
     stem = "adamw_decay" if node.op.weight_decay else "adamw"
-    return _fixed(node, (*node.operands, *node.results, node.operands[0].type.count), node.op.attributes(), stem)
+    return _fixed(
+        node, target, (*node.operands, *node.results, node.operands[0].type.count), node.op.attributes(), stem
+    )
 
 
 def _sum_squares(node: Node, target: Target) -> Call:
     (x,) = node.operands
-    return _fixed(node, (x, *node.results, x.type.count))
+    return _fixed(node, target, (x, *node.results, x.type.count))
 
 
 def _global_norm(node: Node, target: Target) -> Call:
-    return _fixed(node, (node.operands, *node.results, len(node.operands)))
+    return _fixed(node, target, (node.operands, *node.results, len(node.operands)))
 
 
 def _attention(node: Node, target: Target) -> Call:
     assert isinstance(node.op, Attention)
     q, k, v = node.operands
     strides = _strides(q.type, k.type, v.type, node.results[0].type)
-    params = _attention_params(node.op, q, target)
     arguments: tuple[Argument, ...] = (*node.operands, *node.results, *_heads(q, k), *strides)
-    return _fixed(node, arguments, params, _attention_stem("attention", node.op, q))
+    return _attend(node, q, target, arguments)
 
 
 def _attention_grad(node: Node, target: Target) -> Call:
@@ -97,13 +102,19 @@ def _attention_grad(node: Node, target: Target) -> Call:
     if node.op.packed:
         grads, kinds = _unpack(node.results[0], q.type, k.type)
     strides = _strides(*(x.type for x in (dout, q, k, v, out)), *kinds)
-    params = _attention_params(node.op, q, target)
     arguments: tuple[Argument, ...] = (*node.operands, *grads, *_heads(q, k), *strides)
-    return _fixed(node, arguments, params, _attention_stem("attention_grad", node.op, q))
+    return _attend(node, q, target, arguments)
 
 
-def _attention_params(op: Attention | AttentionGrad, q: Value, target: Target) -> Params:
-    return {"dtype": str(q.type.dtype), "causal": op.causal, "scale": op.scale, "MR": target.attention_rows}
+def _attend(node: Node, q: Value, target: Target, arguments: tuple[Argument, ...]) -> Call:
+    """A call of the target's attention or its gradient.  On a GPU the length of a head is part of the kernel."""
+    op = node.op
+    assert isinstance(op, (Attention, AttentionGrad))
+    stem = _attention_stem(op.kernel or "", op, q)
+    params: Params = {"causal": op.causal, "scale": op.scale}
+    if target.name == "cuda":
+        return _fixed(node, target, arguments, params | {"D": int(q.type.shape[-1])}, stem, f"{op.kernel}_f32")
+    return _fixed(node, target, arguments, params | {"dtype": str(q.type.dtype), "MR": target.attention_rows}, stem)
 
 
 def _attention_stem(template: str, op: Attention | AttentionGrad, q: Value) -> str:
@@ -158,9 +169,9 @@ def _concat(node: Node, target: Target) -> Call:
 
 
 SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
-    "map": lambda node, target: select_map(node),
-    "row": lambda node, target: select_row(node),
-    "column": lambda node, target: select_column(node),
+    "map": select_map,
+    "row": select_row,
+    "column": select_column,
     "gemm": select_gemm,
     "concat": _concat,
     "embedding": _embedding,

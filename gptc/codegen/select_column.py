@@ -9,6 +9,7 @@ from gptc.codegen.loops import Extents, collapse, table_accesses
 from gptc.codegen.operands import ROW, RegionCode
 from gptc.codegen.render import identifiers
 from gptc.codegen.stems import stem
+from gptc.codegen.target import Target
 from gptc.errors import InternalError
 from gptc.ir.graph import Node
 from gptc.ir.ops.region import Column
@@ -17,10 +18,11 @@ from gptc.ir.types import DType
 SIZES = {"i": "rows", "j": "cols"}
 
 
-def select_column(node: Node) -> Call:
+def select_column(node: Node, target: Target) -> Call:
     """The call for a `column` region: template `column`, or `total` when its results have one element."""
     assert isinstance(node.op, Column)
-    code = RegionCode(node, identifiers("c/column.c") | identifiers("c/total.c") | {"i", "j"})
+    taken = identifiers(target.template("column")) | identifiers(target.template("total"))
+    code = RegionCode(node, taken | {"i", "j"})
     if any(r.tensor.type.dtype is not DType.f32 for r in code.results):
         raise InternalError.of("a column region stores f32", node.span)
     strides = [o.strides for o in code.operands]
@@ -38,7 +40,7 @@ def select_column(node: Node) -> Call:
     if total and (begin or row.lines):
         begin.insert(0, "const int64_t i = k / chunks;")
     sums = [(r.pointer, code.names.new(f"{r.pointer}_sum"), _slot(k)) for k, r in enumerate(code.results)]
-    where = "" if total else "[j - j0]"
+    where = "" if total or target.name == "cuda" else "[j - j0]"
     adds = [f"{s[1]}{where} += {element.values[r.value].text};" for s, r in zip(sums, code.results, strict=True)]
     spec = KernelSpec(
         "total" if total else "column",

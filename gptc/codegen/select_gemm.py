@@ -28,11 +28,12 @@ def select_gemm(node: Node, target: Target) -> Call:
     assert isinstance(op, Gemm)
     a, b = (v.type for v in node.operands[:2])
     if a.dtype not in (DType.f32, DType.bf16):
-        raise InternalError.of(f"target c multiplies f32 and bf16, got {a}", node.span)
+        raise InternalError.of(f"target {target.name} multiplies no {a}", node.span)
     product = op.product([v.type for v in node.operands])
     form = Product.of(a, b, product, op.trans_a, op.trans_b)
 
-    names = Names(identifiers("c/matmul.c"))
+    template = "matmul_f32" if target.name == "cuda" else "matmul"
+    names = Names(identifiers(target.template(template)))
     acc, *rest = op.body.inputs
     inputs = [
         (names.new(name), _access(value.type, product, form), value)
@@ -46,16 +47,15 @@ def select_gemm(node: Node, target: Target) -> Call:
     for stmt in stmts:
         block.add(stmt)
 
-    rows, columns = target.tile
+    tile = {} if target.name == "cuda" else dict(zip(("MR", "NR"), target.tile, strict=True))
     spec = KernelSpec(
-        "matmul",
+        template,
         stem(node, form.name),
         {
             "dtype": str(a.dtype),
             "trans_a": form.trans_a,
             "trans_b": form.trans_b,
-            "MR": rows,
-            "NR": columns,
+            **tile,
             "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in inputs],
             "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in results],
             "body": block.lines,

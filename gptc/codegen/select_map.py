@@ -7,14 +7,15 @@ from gptc.codegen.loops import LETTERS, Nest, nest
 from gptc.codegen.operands import ROW, RegionCode
 from gptc.codegen.render import identifiers
 from gptc.codegen.stems import stem
+from gptc.codegen.target import Target
 from gptc.ir.graph import Node
 
 RESERVED = {"n", *(text for i in LETTERS for text in (i, f"{i}0", f"{i}1", f"n{i}"))}
 
 
-def select_map(node: Node) -> Call:
+def select_map(node: Node, target: Target) -> Call:
     """The call for a `map` region.  Results are contiguous; operands may be strided or broadcast."""
-    code = RegionCode(node, identifiers("c/map.c") | RESERVED)
+    code = RegionCode(node, identifiers(target.template("map")) | RESERVED)
     loops = nest([o.pointer for o in code.operands], code.space, [o.strides for o in code.operands])
     code.suffix = ("_0", f"_{loops.letters[-2:-1]}", f"_{loops.letters[-1]}")
     code.place(loops.accesses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import ClassVar
 
 from gptc.codegen.kernel import Call, KernelSpec
 from gptc.codegen.loops import Extents, table_accesses
@@ -12,6 +12,7 @@ from gptc.codegen.phases import Phase, levels, split
 from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import ATOM, Block, Expr, spell
 from gptc.codegen.stems import stem
+from gptc.codegen.target import Target
 from gptc.ir.body import REDUCTIONS, Stmt
 from gptc.ir.graph import Node
 
@@ -20,16 +21,18 @@ START = {"row_sum": "0", "row_mean": "0", "row_max": "-INFINITY"}
 OPERATOR = {"row_sum": "+", "row_mean": "+", "row_max": "max"}
 
 
-def select_row(node: Node) -> Call:
+def select_row(node: Node, target: Target) -> Call:
     """The call for a `row` region.  Results are contiguous; operands may be strided or broadcast."""
-    code = RegionCode(node, identifiers("c/row.c") | {"j", "at"})
+    code = RegionCode(node, identifiers(target.template("row")) | {"j", "at"})
     accesses = table_accesses([o.pointer for o in code.operands], code.space, [o.strides for o in code.operands], 1)
     code.place(accesses)
     cols = int(code.space[-1])
     extents: Extents = (("rows", math.prod(map(int, code.space[:-1]))), ("cols", cols))
     full = [r for r in code.results if int(r.tensor.type.shape[-1]) == cols]
-    passes = _Passes(code, full)
-    params = passes.params()
+    if target.name == "cuda":
+        params = _CudaPasses(code, full).params() | {"WIDTH": _width(cols)}
+    else:
+        params = _CPasses(code, full).params()
     shapes = ["[rows, cols]" if r in full else "[rows]" for r in code.results]
     spec = KernelSpec("row", stem(node), params, code.signature(SIZES, shapes, extents))
     return Call(node, spec, code.arguments(extents))
@@ -38,12 +41,15 @@ def select_row(node: Node) -> Call:
 class _Passes:
     """Writes the lines of one row kernel."""
 
+    keeps: ClassVar[bool]
+    """Whether a costly value waits in a buffer for the pass that needs it again, or is computed again."""
+
     def __init__(self, code: RegionCode, full: list[Result]) -> None:
         self.code = code
         self.full = full
         self.stats = [r for r in code.results if r not in full]
         varying = {name for name, depth in code.depth.items() if depth == ELEMENT}
-        self.phases = split(code.computed, varying, [r.value for r in full])
+        self.phases = split(code.computed, varying, [r.value for r in full], self.keeps)
         self.level = levels(code.computed)
         self.outer = [s for s in code.computed if code.depth[s.result] < ELEMENT and s.fn not in REDUCTIONS]
         self.buffers = {name: code.names.new(f"{name}_row") for phase in self.phases for name in phase.keeps}
@@ -61,7 +67,6 @@ class _Passes:
         return {
             "function_lines": function.lines,
             "row_lines": begin,
-            "buffers": list(self.buffers.values()),
             "phases": phases,
             "row_stores": row.lines + stores,
         }
@@ -81,18 +86,13 @@ class _Passes:
         lines += [self.update(row, block, stmt) for stmt in phase.reductions]
         if stored:
             lines += self.code.stores(block, self.full, "at + j")
-        return {
-            "before": [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)],
-            "clauses": "".join(f" reduction({op} : {', '.join(v)})" for op, v in self.clauses(phase).items()),
-            "lines": block.lines + lines,
-            "after": [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"],
-        }
+        before = [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)]
+        after = [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"]
+        return {"before": before, "lines": block.lines + lines, "after": after} | self.joined(phase, after)
 
-    def clauses(self, phase: Phase) -> Mapping[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for stmt in phase.reductions:
-            found.setdefault(OPERATOR[stmt.fn], []).append(self.code.local(stmt.result))
-        return found
+    def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
+        """How the sums of vector lanes or threads come together, before `after`."""
+        raise NotImplementedError
 
     def update(self, row: Block, block: Block, stmt: Stmt) -> str:
         """Add the element to a reduction, whose result the row knows from then on."""
@@ -106,3 +106,33 @@ class _Passes:
     def stat_stores(self, row: Block) -> list[str]:
         """Results that are one number a row, stored when nothing reads the row's operands any more."""
         return [write(r.tensor.type.dtype, f"{r.pointer}[i]", row.values[r.value]) for r in self.stats]
+
+
+class _CPasses(_Passes):
+    """One thread a row, its loops vector code."""
+
+    keeps = True
+
+    def params(self) -> dict[str, object]:
+        return super().params() | {"buffers": list(self.buffers.values())}
+
+    def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
+        found: dict[str, list[str]] = {}
+        for stmt in phase.reductions:
+            found.setdefault(OPERATOR[stmt.fn], []).append(self.code.local(stmt.result))
+        return {"clauses": "".join(f" reduction({op} : {', '.join(v)})" for op, v in found.items())}
+
+
+class _CudaPasses(_Passes):
+    """The threads of a warp or block share a row; arithmetic costs them less than memory for buffers would."""
+
+    keeps = False
+
+    def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
+        totals = [(self.code.local(s.result), "max" if s.fn == "row_max" else "sum") for s in phase.reductions]
+        return {"after": [f"{name} = gptc_{how}<WIDTH>({name});" for name, how in totals] + after}
+
+
+def _width(cols: int) -> int:
+    """Threads of a row: as few as keep busy with it."""
+    return 32 if cols <= 1024 else 256 if cols <= 8192 else 1024

@@ -22,6 +22,7 @@ from gptc.runtime.toolchain import Compiler, find_compiler, host_cpu
 
 INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
 OBJECT = "unit.o"
+POSITION_INDEPENDENT = {"c": ("-fPIC",), "cuda": ()}  # nvcc has no such flag of its own: its flags pass it on
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _link(artefact: Artefact, cc: Compiler, objects: list[Path], folder: Path) -
 
 
 def _compile_flags(artefact: Artefact) -> list[str]:
-    return [*artefact.manifest.build.flags, "-fPIC", "-c"]
+    return [*artefact.manifest.build.flags, *POSITION_INDEPENDENT[artefact.manifest.target], "-c"]
 
 
 def _failure(what: str, complaint: str, cc: Compiler) -> GptcError:

@@ -28,7 +28,7 @@ SMALLER = "compile the model with a smaller --batch or --seq"
 AFTER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 
-class _Memory(ctypes.Structure):
+class Memory(ctypes.Structure):
     """`struct gptc_memory` of the emitted code."""
 
     _fields_ = tuple((name, ctypes.c_void_p) for name in SEGMENTS)
@@ -42,10 +42,10 @@ class CpuModel:
             raise InputError.of(f"{artefact.folder.name} is for target {artefact.manifest.target!r}, not 'c'")
         self.artefact = artefact
         self._library = _load(library)
-        self._programs = {p.name: _symbol(self._library, p.function) for p in artefact.manifest.programs}
+        self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
         _check_memory(artefact)
         self._segments = {name: _allocate(artefact.manifest.segments[name]) for name in SEGMENTS}
-        self._memory = _Memory(*(segment.ctypes.data for segment in self._segments.values()))
+        self._memory = Memory(*(segment.ctypes.data for segment in self._segments.values()))
         self._views = {tensor.name: self._view(tensor) for tensor in artefact.manifest.tensors}
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
@@ -114,12 +114,12 @@ def _load(library: Path) -> ctypes.CDLL:
         raise ToolMissing.of(f"cannot load {library.name}: {error}", None, hint) from None
 
 
-def _symbol(library: ctypes.CDLL, name: str) -> Any:
+def symbol(library: ctypes.CDLL, name: str) -> Any:
     try:
         function = getattr(library, name)
     except AttributeError:
         raise InternalError.of(f"the manifest names {name}, which the library does not define") from None
-    function.argtypes, function.restype = [ctypes.POINTER(_Memory)], None
+    function.argtypes, function.restype = [ctypes.POINTER(Memory)], None
     return function
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptc.errors import InputError, NumericsError
-from gptc.runtime.cpu import CpuModel
+from gptc.runtime.model import Model
 from gptc.runtime.rng import XorShift
 
 SEED = 1337  # llm.c's
@@ -64,7 +64,7 @@ def choose(probs: NDArray[np.float64], rng: XorShift) -> int:
     return min(index, int(np.flatnonzero(probs)[-1]))
 
 
-def generate(model: CpuModel, prompt: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
+def generate(model: Model, prompt: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
     """`count` tokens after `prompt`, as they come.  Beyond T tokens the model sees the last T.
 
     Raises InputError (at once, not at the first token) for an empty prompt, an id outside 0..V-1, or count < 1.
@@ -81,7 +81,7 @@ def generate(model: CpuModel, prompt: Sequence[int], count: int, sampling: Sampl
     return _generate(model, list(prompt), count, sampling)
 
 
-def _generate(model: CpuModel, tokens: list[int], count: int, sampling: Sampling) -> Iterator[int]:
+def _generate(model: Model, tokens: list[int], count: int, sampling: Sampling) -> Iterator[int]:
     rng = XorShift(sampling.seed)
     vocab = model.artefact.manifest.dims["V"]
     seq = model.artefact.manifest.dims["T"]

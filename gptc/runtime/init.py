@@ -7,14 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.runtime.cpu import CpuModel
 from gptc.runtime.manifest import Constant, Init, Normal, Ones, Uniform, Zeros
+from gptc.runtime.model import Model
 from gptc.runtime.rng import Mt19937
 
 SEED = 42  # of llm.c's `-e d12`
 
 
-def initialise(model: CpuModel, seed: int = SEED) -> None:
+def initialise(model: Model, seed: int = SEED) -> None:
     """Fill every parameter's valid region; padding keeps the zeros it was allocated with."""
     rng = Mt19937(seed)
     for param in model.artefact.manifest.params:

@@ -17,7 +17,7 @@ from gptc.runtime.hashing import content_hash
 # Variables that change what gcc and clang read or write, so they belong to the key of what was compiled.
 ENVIRONMENT = (
     "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX",
-    "SDKROOT", "MACOSX_DEPLOYMENT_TARGET",
+    "SDKROOT", "MACOSX_DEPLOYMENT_TARGET", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "NVCC_CCBIN",
 )  # fmt: skip
 CPU_FIELDS = (
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import InputError, NumericsError, StorageError
-from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Batch, Data, Loader
+from gptc.runtime.model import Model
 from gptc.runtime.schedule import Schedule
 from gptc.runtime.weights import save_weights
 
@@ -76,7 +76,7 @@ Event = Step | Evaluation
 
 
 def train(
-    model: CpuModel, data: Data, settings: TrainSettings, report: Callable[[Event], None] = lambda event: None
+    model: Model, data: Data, settings: TrainSettings, report: Callable[[Event], None] = lambda event: None
 ) -> Summary:
     """Run `settings.steps` updates from the model's present weights.
 
@@ -101,13 +101,13 @@ def train(
     return Summary(settings.steps, loss, val_loss, time.perf_counter() - began, settings.steps * tokens_per_step(model))
 
 
-def _evaluation(model: CpuModel, data: Data, settings: TrainSettings, step: int) -> Evaluation:
+def _evaluation(model: Model, data: Data, settings: TrainSettings, step: int) -> Evaluation:
     loss = evaluate(model, data.val, settings.eval_batches)
     _require_finite("validation loss", loss, step)
     return Evaluation(step, loss)
 
 
-def evaluate(model: CpuModel, loader: Loader, batches: int) -> float:
+def evaluate(model: Model, loader: Loader, batches: int) -> float:
     """Mean loss over the first `batches` batches of the loader, always the same ones; weights stay as they are."""
     count = min(batches, loader.samples)
     total = 0.0
@@ -116,7 +116,7 @@ def evaluate(model: CpuModel, loader: Loader, batches: int) -> float:
     return total / count
 
 
-def schedule_of(model: CpuModel, settings: TrainSettings) -> Schedule:
+def schedule_of(model: Model, settings: TrainSettings) -> Schedule:
     """The settings over the manifest's defaults."""
     defaults = model.artefact.manifest.train
     if defaults is None:
@@ -126,12 +126,12 @@ def schedule_of(model: CpuModel, settings: TrainSettings) -> Schedule:
     return Schedule(chosen.schedule, chosen.lr, settings.steps, chosen.warmup, chosen.final_lr_frac)
 
 
-def tokens_per_step(model: CpuModel) -> int:
+def tokens_per_step(model: Model) -> int:
     manifest = model.artefact.manifest
     return manifest.dims["B"] * manifest.dims["T"] * manifest.micro_steps
 
 
-def _step(model: CpuModel, loader: Loader, step: int, lr: float) -> Step:
+def _step(model: Model, loader: Loader, step: int, lr: float) -> Step:
     """One update over `micro_steps` batches."""
     began = time.perf_counter()
     micro_steps = model.artefact.manifest.micro_steps
@@ -157,13 +157,13 @@ def _require_finite(what: str, value: float, step: int) -> None:
         raise NumericsError.of(f"step {step}: the {what} is {value}", None, hint)
 
 
-def _run_batch(model: CpuModel, program: str, batch: Batch, scalars: Mapping[str, float]) -> float:
+def _run_batch(model: Model, program: str, batch: Batch, scalars: Mapping[str, float]) -> float:
     model["tokens"][...], model["targets"][...] = batch
     _run(model, program, scalars)
     return float(model["loss"])
 
 
-def _run(model: CpuModel, program: str, scalars: Mapping[str, float]) -> None:
+def _run(model: Model, program: str, scalars: Mapping[str, float]) -> None:
     """Run a program with those scalars that it takes: plain SGD, say, has no use for the step."""
     for name in model.artefact.program(program).inputs:
         if name in scalars:
@@ -171,7 +171,7 @@ def _run(model: CpuModel, program: str, scalars: Mapping[str, float]) -> None:
     model.run(program)
 
 
-def _check(model: CpuModel, settings: TrainSettings) -> None:
+def _check(model: Model, settings: TrainSettings) -> None:
     """What can be known to fail is told before the first step."""
     for name in ("step",) if model.artefact.manifest.micro_steps == 1 else ("micro_step", "update"):
         model.artefact.program(name)

@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import replacing
-from gptc.runtime.cpu import CpuModel
+from gptc.runtime.model import Model
 
 
-def save_weights(model: CpuModel, path: Path, step: int) -> None:
+def save_weights(model: Model, path: Path, step: int) -> None:
     """Write all parameters; `path` is replaced whole or not at all.  `step` counts the updates they have seen."""
     manifest = model.artefact.manifest
     tensors = {param.name: np.ascontiguousarray(model.valid(param)) for param in manifest.params}
@@ -25,7 +25,7 @@ def save_weights(model: CpuModel, path: Path, step: int) -> None:
             raise StorageError.of(f"{path}: cannot write: {error}", None, "free some space") from None
 
 
-def load_weights(model: CpuModel, path: Path) -> dict[str, str]:
+def load_weights(model: Model, path: Path) -> dict[str, str]:
     """Read all parameters into the model, and return the file's metadata.
 
     Everything is checked and read before the first value is written, so a failure leaves the model as it was.
@@ -48,7 +48,7 @@ def load_weights(model: CpuModel, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _check_tokenizer(model: CpuModel, path: Path, metadata: dict[str, str]) -> None:
+def _check_tokenizer(model: Model, path: Path, metadata: dict[str, str]) -> None:
     ours = model.artefact.manifest.tokenizer
     theirs = metadata.get("tokenizer", ours)
     if theirs != ours:
@@ -63,7 +63,7 @@ def _signature(part: object) -> Signature:
     return part.get_dtype().lower(), tuple(part.get_shape())  # type: ignore[attr-defined]
 
 
-def _check_tensors(model: CpuModel, path: Path, found: dict[str, Signature]) -> None:
+def _check_tensors(model: Model, path: Path, found: dict[str, Signature]) -> None:
     """The file has exactly the model's parameters."""
     params = model.artefact.manifest.params
     for param in params:

@@ -73,7 +73,7 @@ class Kernels:
             call = select(node, target)
             assert call is not None
             self.calls[id(node)] = call
-            self.sources[call.kernel.name] = render_kernel("c", call.kernel, [call.kernel.name])
+            self.sources[call.kernel.name] = render_kernel(target, call.kernel, [call.kernel.name])
         self.library = build(folder, self.sources, target, flags)
 
     def call(self, node: Node, memory: Mapping[str, Array], threads: int = 2) -> None:

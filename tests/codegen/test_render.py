@@ -66,7 +66,7 @@ def test_code_is_checked(text: str) -> None:
         check_code(text)
     spec = KernelSpec("sum_squares", "s", {"deep": [{"in": [text]}]}, ())
     with pytest.raises(InternalError):
-        render_kernel("c", spec, [])
+        render_kernel(TARGET, spec, [])
 
 
 def test_hostile_header_and_names_change_no_token() -> None:
@@ -75,9 +75,9 @@ def test_hostile_header_and_names_change_no_token() -> None:
     node = two_results("f32[3,5]")
     call = select(node, TARGET)
     assert call is not None
-    clean = re.sub(r"^//.*\n", "", render_kernel("c", call.kernel, ["plain"]), flags=re.MULTILINE)
+    clean = re.sub(r"^//.*\n", "", render_kernel(TARGET, call.kernel, ["plain"]), flags=re.MULTILINE)
     for _ in range(300):
-        text = render_kernel("c", call.kernel, [hostile(rng), hostile(rng)])
+        text = render_kernel(TARGET, call.kernel, [hostile(rng), hostile(rng)])
         assert re.sub(r"^//.*\n", "", text, flags=re.MULTILINE) == clean
         assert c_ident(stem(replace(node, op=replace(node.op, parts=(f"op{hostile(rng)}",)))))  # type: ignore[call-arg]
 
@@ -109,19 +109,19 @@ def test_emitted_text(name: str) -> None:
     call = select(REGIONS[name], TARGET)
     assert call is not None
     spec, template = call.kernel, f"c/{call.kernel.template}.c"
-    text = render_kernel("c", spec, provenance([("step", call)], {}, "c"))
-    assert text == render_kernel("c", select(REGIONS[name], TARGET).kernel, provenance([("step", call)], {}, "c"))  # type: ignore[union-attr]
+    text = render_kernel(TARGET, spec, provenance([("step", call)], {}, TARGET))
+    assert text == render_kernel(TARGET, select(REGIONS[name], TARGET).kernel, provenance([("step", call)], {}, TARGET))  # type: ignore[union-attr]
     assert not re.search(r"[ \t]$|\n\n\n|\t|\A\n|\n\n\Z", text, re.MULTILINE)
     assert text.endswith("}\n")
     assert f"void {spec.name}(" in text
     assert len(spec.signature) == len(call.arguments)
     with pytest.raises(InternalError, match=rf"{template}\.j2:\d+: does not declare the parameter 'extra'"):
-        render_kernel("c", replace(spec, params={**spec.params, "extra": 1}), [])
+        render_kernel(TARGET, replace(spec, params={**spec.params, "extra": 1}), [])
     if spec.params:
         first = sorted(spec.params)[0]
         fewer = {k: v for k, v in spec.params.items() if k != first}
         with pytest.raises(InternalError, match=rf"{template}\.j2:\d+: needs the parameter '{first}'"):
-            render_kernel("c", replace(spec, params=fewer), [])
+            render_kernel(TARGET, replace(spec, params=fewer), [])
 
 
 def test_mistakes_in_templates_have_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_arguments_are_checked_against_the_contract() -> None:
     spec = select(node, TARGET).kernel  # type: ignore[union-attr]
     for signature in (spec.signature[::-1], spec.signature[:-1], (*spec.signature, Parameter("more", "int64_t"))):
         with pytest.raises(InternalError, match="takes"):
-            render_kernel("c", replace(spec, signature=signature), [])
+            render_kernel(TARGET, replace(spec, signature=signature), [])
 
 
 def test_layers_share_a_kernel() -> None:
@@ -167,7 +167,7 @@ def test_provenance() -> None:
     call = select(node, TARGET)
     assert call is not None
     calls = [("step", call), ("step", call), ("evaluate", call)]
-    assert provenance(calls, {"models/a.yaml": "graph:\n  y: a + b - c */\n"}, "c") == [
+    assert provenance(calls, {"models/a.yaml": "graph:\n  y: a + b - c */\n"}, TARGET) == [
         f"{call.kernel.name}: 3 calls (2 in step, 1 in evaluate)",
         "  models/a.yaml:2  y: a + b - c * /",
         "  computes  add, sub",
@@ -181,7 +181,7 @@ def test_same_text_for_any_hash_seed(tmp_path: Path) -> None:
     code = (
         "from tests.codegen.regions import REGIONS\nfrom tests.codegen.native import TARGET\n"
         "from gptc.codegen.select import select\nfrom gptc.codegen.render import render_kernel\nimport hashlib\n"
-        "text = ''.join(render_kernel('c', select(n, TARGET).kernel, []) for n in REGIONS.values())\n"
+        "text = ''.join(render_kernel(TARGET, select(n, TARGET).kernel, []) for n in REGIONS.values())\n"
         "print(hashlib.sha256(text.encode()).hexdigest())\n"
     )
     root = Path(__file__).parents[2]

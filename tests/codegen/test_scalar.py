@@ -169,5 +169,5 @@ def test_long_bodies_stay_narrow() -> None:
     for node in (*RANDOM, region(Map, body("a", "y", "y = " + " * ".join(["(a + 1.2345678)"] * 40)), "f32[5]")):
         call = select(node, TARGET)
         assert call is not None
-        lines = render_kernel("c", call.kernel, []).splitlines()
+        lines = render_kernel(TARGET, call.kernel, []).splitlines()
         assert max(map(len, lines)) <= 120, max(lines, key=len)

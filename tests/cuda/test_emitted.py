@@ -1,0 +1,95 @@
+"""The CUDA target without a device: what it emits, that nvcc takes it, and what a missing tool is called."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gptc.codegen.render import contract, render, render_kernel
+from gptc.codegen.select import select
+from gptc.codegen.target import CUDA_FLAGS, Target, describe_cuda
+from gptc.compiler import Compiled, Request, compile_model
+from gptc.errors import InputError, ToolMissing
+from gptc.options import Options
+from gptc.resources import models_dir, template_dir
+from gptc.runtime.cache import Cache
+from tests.codegen.regions import REGIONS
+
+CUDA = Target("cuda", "nvcc", "sm_80", 4, CUDA_FLAGS, False, "cu")
+ARCHITECTURES = ("sm_80", "sm_90a")
+STRICT = ("-Werror=all-warnings", "-Xcompiler=-Wall")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+
+
+def kernels() -> dict[str, str]:
+    """The kernels of regions that stress each template."""
+    calls = [select(node, CUDA) for node in REGIONS.values()]
+    return {c.kernel.name: render_kernel(CUDA, c.kernel, [c.kernel.name]) for c in calls if c is not None}
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    folder = tmp_path_factory.mktemp("nano")
+    request = Request(models_dir() / "gpt2-nano.yaml", Options(target="cuda"))
+    return compile_model(request, folder, Cache(folder / "cache"))
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_makefile_builds_the_library(nano: Compiled, arch: str, tmp_path: Path) -> None:
+    """Every unit of the shipped model compiles without a warning."""
+    folder = shutil.copytree(nano.artefact.folder, tmp_path / "copy")
+    flags = " ".join([*describe_cuda("nvcc", arch).flags, *STRICT, "-Iinclude"])
+    subprocess.run(["make", "-s", "-j2", f"NVCCFLAGS={flags}"], cwd=folder, check=True)
+    assert (folder / "libmodel.so").is_file()
+    subprocess.run(["make", "-s", "clean"], cwd=folder, check=True)
+    assert not list(folder.rglob("*.o"))
+    assert not (folder / "libmodel.so").exists()
+
+
+@needs_nvcc
+def test_every_region_compiles(tmp_path: Path) -> None:
+    (tmp_path / "include").mkdir()
+    for name in ("launch", "support"):
+        (tmp_path / "include" / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
+    # One file, so that nvcc reads its own headers once; a namespace keeps each kernel's constants to itself.
+    includes = '#include "launch.cuh"\n#include "support.cuh"\n'
+    spaces = [f"namespace of_{name} {{\n{text}\n}}\n" for name, text in kernels().items()]
+    (tmp_path / "all.cu").write_text("".join([includes, *spaces]))
+    flags = [*describe_cuda("nvcc", "sm_80").flags, *STRICT, "-Iinclude"]
+    done = subprocess.run(["nvcc", *flags, "-c", "all.cu"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_nvcc
+def test_unknown_architecture() -> None:
+    with pytest.raises(InputError, match="knows no architecture 'sm_12345'") as caught:
+        describe_cuda("nvcc", "sm_12345")
+    assert "sm_90" in (caught.value.diagnostics[0].hint or "")
+
+
+def test_missing_compiler() -> None:
+    with pytest.raises(ToolMissing, match="no CUDA compiler: 'no-nvcc-here'"):
+        describe_cuda("no-nvcc-here", "sm_80")
+
+
+def test_nothing_is_atomic_and_all_is_checked() -> None:
+    """Sums have one order, and no launch goes unnoticed."""
+    for name, text in kernels().items():
+        assert not re.search(r"atomic[A-Z]", text), name
+        assert f'gptc_check("{name}");' in text
+        assert "gptc_stream>>>" in text
+        assert len(max(text.splitlines(), key=len)) <= 160
+
+
+def test_every_kernel_of_c_has_one_for_cuda() -> None:
+    """Equal base names, but for those that say which type they compute in."""
+    ours = {path.name.split(".")[0].removesuffix("_f32") for path in (template_dir() / "cuda").glob("*.cu.j2")}
+    theirs = {path.name.split(".")[0] for path in (template_dir() / "c").glob("*.c.j2")}
+    assert theirs - {"kernel"} <= ours
+    for path in sorted((template_dir() / "cuda").rglob("*_f32.cu.j2")):
+        assert contract(f"cuda/{path.name.removesuffix('.j2')}").args

@@ -1,0 +1,86 @@
+"""Running on a device: what is told where there is none, and the emitted step against the C one where there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.errors import InputError, ToolMissing
+from gptc.options import Options
+from gptc.runtime import cuda
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.cache import Cache
+from gptc.runtime.cuda import CudaModel
+from gptc.runtime.init import initialise
+from gptc.runtime.model import load_model
+from tests.conftest import TINY
+
+
+def has_device() -> bool:
+    try:
+        cuda._driver()
+    except ToolMissing:
+        return False
+    return True
+
+
+def test_artefact_of_another_target(tiny: Compiled) -> None:
+    with pytest.raises(InputError, match="is for target 'c', not 'cuda'"):
+        CudaModel(tiny.artefact, Path("libmodel.so"))
+
+
+def test_no_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that fails, for want of the package or of the driver's library, is a missing tool."""
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    cuda._driver.cache_clear()
+    with pytest.raises(ToolMissing, match="cannot load pycuda") as caught:
+        cuda._driver()
+    assert caught.value.code == 3
+    assert "libcuda" in (caught.value.diagnostics[0].hint or "")
+
+
+class FakeDriver:
+    """A driver whose device has `free` bytes."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return self.free, self.free
+
+
+def test_too_little_device_memory(tiny: Compiled) -> None:
+    need = sum(tiny.artefact.manifest.segments.values())
+    cuda._check_memory(tiny.artefact, FakeDriver(need))
+    with pytest.raises(InputError, match="GiB of device memory") as caught:
+        cuda._check_memory(tiny.artefact, FakeDriver(need - 1))
+    assert "--batch" in (caught.value.diagnostics[0].hint or "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is None or not has_device(), reason="no CUDA device")
+def test_steps_agree_with_c(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    losses = {target: steps(target, tmp_path, cache) for target in ("c", "cuda")}
+    np.testing.assert_allclose(losses["cuda"], losses["c"], rtol=1e-5)
+
+
+def steps(target: str, folder: Path, cache: Cache) -> list[float]:
+    """Losses and norms of a few steps on one batch."""
+    compiled = compile_model(Request(TINY, Options(target=target)), folder, cache)
+    artefact: Artefact = compiled.artefact
+    model = load_model(artefact, build_model(compiled, cache).library)
+    initialise(model)
+    dims = artefact.manifest.dims
+    tokens = np.random.default_rng(3).integers(0, dims["V"], (dims["B"], dims["T"] + 1))
+    model["tokens"][...], model["targets"][...] = tokens[:, :-1], tokens[:, 1:]
+    found: list[float] = []
+    for number in range(1, 4):
+        model["lr"][...], model["step"][...] = 1e-3, number
+        model.run("step")
+        found += [float(model["loss"]), float(model["norm"])]
+    return found
