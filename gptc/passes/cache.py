@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from math import prod
 from typing import ClassVar
 
@@ -247,8 +248,8 @@ class _Narrowing:
 
     def append(self, node: Node, name: str, x: Value) -> Value:
         """The cache `<block>.<name>` with x in it."""
-        taken = sum(key.startswith(f"{node.origin}.{name}") for key in self.keys)
-        key = f"{node.origin}.{name}{taken or ''}"
+        stem = f"{node.origin}.{name}"
+        key = next(key for key in chain([stem], (f"{stem}{i}" for i in count(1))) if key not in self.keys)
         self.keys.add(key)
         batch, heads, _, size = x.type.shape
         shape = (batch, heads, self.length, size)
