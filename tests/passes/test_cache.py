@@ -63,7 +63,11 @@ CACHED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     ),
 }
 REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
-    "no mask": (QKV, ("a: silu(x)", HEADS, "y: x + merge_heads(matmul(softmax(matmul_nt(q, k)), v))"), "attention of %"),
+    "no mask": (
+        QKV,
+        ("a: silu(x)", HEADS, "y: x + merge_heads(matmul(softmax(matmul_nt(q, k)), v))"),
+        "attention of %",
+    ),
     "scores that two read": (
         QKV,
         (
