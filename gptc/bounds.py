@@ -20,6 +20,7 @@ from gptc.ir.body import REDUCTIONS, SCALARS, Body, body
 from gptc.ir.graph import Node
 from gptc.ir.op import Array
 from gptc.ir.ops.attention import Attention, AttentionGrad, repeat_heads
+from gptc.ir.ops.cache import AttentionCached, CacheAppend, unseen
 from gptc.ir.ops.embedding import Embedding, ScatterAdd
 from gptc.ir.ops.leaf import Iota
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, SumSquares
@@ -180,23 +181,28 @@ SHARE = body("e total", "p", "p = e / total")
 LSE = body("top total", "lse", "lse = top + log(total)")
 
 
-def _scores(op: Attention | AttentionGrad, q: Bounded, k: Bounded) -> Bounded:
+def _scores(scale: float, hidden: Array | None, q: Bounded, k: Bounded) -> Bounded:
+    """scale q k^T; -inf where `hidden` [queries, keys] says so."""
     s = product(q, swap(k))
-    s = Bounded(s.value * op.scale, s.error * abs(op.scale)).rounded(2)
-    if op.causal:
-        hidden = np.tri(*s.value.shape[-2:]) == 0
-        s = Bounded(np.where(hidden, -np.inf, s.value), np.where(hidden, 0.0, s.error))
-    return s
+    s = Bounded(s.value * scale, s.error * abs(scale)).rounded(2)
+    return s if hidden is None else Bounded(np.where(hidden, -np.inf, s.value), np.where(hidden, 0.0, s.error))
+
+
+def _hidden(op: Attention | AttentionGrad, q: Bounded) -> Array | None:
+    """What a causal mask hides."""
+    length = q.value.shape[2]
+    return np.tri(length) == 0 if op.causal else None
 
 
 def _repeat(x: Bounded, heads: int) -> Bounded:
     return Bounded(repeat_heads(x.value, heads), repeat_heads(x.error, heads))
 
 
-def attention(op: Attention, x: Sequence[Bounded]) -> list[Bounded]:
-    """By parts: scores, softmax, product.  Rescaling the running sums once a block costs at most T more units."""
+def attention(op: Attention | AttentionCached, hidden: Array | None, x: Sequence[Bounded]) -> list[Bounded]:
+    """`out` and `lse` by parts: scores, softmax, product.  Rescaling the running sums once a block costs at most T
+    more units."""
     q, k, v = x[0], _repeat(x[1], x[0].value.shape[1]), _repeat(x[2], x[0].value.shape[1])
-    s = _scores(op, q, k)
+    s = _scores(op.scale, hidden, q, k)
     top = reduced("row_max", s, s.value.shape)
     (e,) = run_body(SCORES, [s, top], s.value.shape)
     total = reduced("row_sum", e, e.value.shape).rounded(s.value.shape[-1])
@@ -211,7 +217,7 @@ def attention_grad(op: AttentionGrad, x: Sequence[Bounded]) -> list[Bounded]:
     dout, q, k, v, out, lse = x
     heads, few = q.value.shape[1], k.value.shape[1]
     keys, values = _repeat(k, heads), _repeat(v, heads)
-    s = _scores(op, q, keys)
+    s = _scores(op.scale, _hidden(op, q), q, keys)
     (p,) = run_body(SCORES, [s, lse.reshape(*lse.value.shape, 1)], s.value.shape)
     delta = reduced("row_sum", step("mul", [dout, out], ()), out.value.shape)
     ds = step("mul", [p, step("sub", [product(dout, swap(values)), delta], ())], ())
@@ -278,7 +284,9 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
             case Region():
                 found = region(op, [v.type for v in node.operands], x)
             case Attention():
-                found = attention(op, x)
+                found = attention(op, _hidden(op, x[0]), x)
+            case AttentionCached():
+                found = attention(op, unseen(operands[3], operands[1].shape[2]), x)[:1]
             case AttentionGrad():
                 found = attention_grad(op, x)
             case AdamW():
@@ -287,7 +295,7 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
                 found = scatter_add(op, x)
             case SumSquares() | GlobalNorm():
                 found = [Bounded.exact(a).rounded(2 + len(operands)) for a in op.eval(*(each.value for each in x))]
-            case Embedding() | Concat() | Iota():
+            case Embedding() | Concat() | Iota() | CacheAppend():
                 found = [Bounded.exact(a) for a in op.eval(*operands)]
             case _:
                 raise InternalError.of(f"no error bound is known for {op.name}", node.span)

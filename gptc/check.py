@@ -89,6 +89,8 @@ def _schedule(artefact: Artefact) -> list[tuple[str, bool]]:
     """Programs to run, and whether each is the first micro-step of its step."""
     if artefact.has_program("logits"):
         return [("logits", True)]
+    if artefact.has_program("decode"):
+        return [("prefill", True), ("decode", True), ("decode", True)]
     if artefact.has_program("step"):
         return [("evaluate", True), ("step", True), ("step", True)]
     step = [("micro_step", True), ("micro_step", False), ("update", True)]
@@ -105,16 +107,21 @@ def _perturb(model: Model) -> None:
 
 
 def _set_inputs(model: Model, number: int, first: bool) -> None:
-    """Random tokens, another batch each time."""
+    """Random tokens, another batch each time.  A prompt begins at position 0; each `decode` takes the next position."""
     random = Mt19937(number)
     values = {"lr": TRAINING_RATE, "step": 1.0 + number // 3, "first": float(first)}
-    for port in model.artefact.manifest.io:
-        if port.name in ("tokens", "targets"):
-            vocabulary = model.artefact.manifest.dims["V"]
-            ids = random.randint32(int(np.prod(port.shape))) % np.uint32(vocabulary)
-            model[port.name][...] = ids.reshape(port.shape)
-        elif port.name in values:
-            model[port.name][...] = values[port.name]
+    dims, ports = model.artefact.manifest.dims, {port.name: port for port in model.artefact.manifest.io}
+    if "position" in ports:
+        prompt = ports["positions"].shape[0]
+        values["position"] = min(prompt + number - 1, dims["T"] - 1)
+        model["positions"][...] = np.arange(prompt)
+    for name, port in ports.items():
+        if name in ("tokens", "targets", "token", "last"):
+            bound = dims["B"] * prompt if name == "last" else dims["V"]
+            ids = random.randint32(int(np.prod(port.shape))) % np.uint32(bound)
+            model[name][...] = ids.reshape(port.shape)
+        elif name in values:
+            model[name][...] = values[name]
 
 
 class _Watch:

@@ -97,7 +97,7 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
     after each pass and its difference to the one before.
     """
     from gptc.model import build_graph, load_model
-    from gptc.passes import named, pipelines
+    from gptc.passes import can_cache, named, pipelines
     from gptc.passes.manager import Context, run_pipeline
 
     model = load_model(request.path, request.overrides)
@@ -107,7 +107,8 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
     graphs: list[Graph] = []
     timings: list[tuple[str, Timing]] = []
     remarks: list[tuple[str, Remark]] = []
-    for program, passes in named(pipelines(options, model.train), stop_after).items():
+    caches = options.mode == "infer" and can_cache(built, options, context)
+    for program, passes in named(pipelines(options, model.train, caches), stop_after).items():
         folder = dump / program if dump else None
         graphs.append(run_pipeline(replace(built, name=program), passes, context, dump=folder, stop_after=stop_after))
         timings += [(program, t) for t in context.timings[len(timings) :]]

@@ -16,6 +16,7 @@ from gptc.codegen.target import Target
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
+from gptc.ir.ops.cache import AttentionCached
 from gptc.ir.ops.optimizer import AdamW
 from gptc.ir.ops.shape import Concat
 from gptc.ir.types import DType, TensorType
@@ -92,6 +93,22 @@ def _attention(node: Node, target: Target) -> Call:
     strides = _strides(q.type, k.type, v.type, node.results[0].type)
     arguments: tuple[Argument, ...] = (*node.operands, *node.results, *_heads(q, k), *strides)
     return _attend(node, q, target, arguments)
+
+
+def _cache_append(node: Node, target: Target) -> Call:
+    cache, x, positions = node.operands
+    batch, heads, length, size = map(int, cache.type.shape)
+    sizes = (batch, heads, length, int(x.type.shape[2]), size, *_strides(x.type))
+    return _fixed(node, (cache, x, positions, *node.results, *sizes))
+
+
+def _attention_cached(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, AttentionCached)
+    q, k = node.operands[:2]
+    batch, heads, new, size = map(int, q.type.shape)
+    sizes = (batch, heads, int(k.type.shape[1]), new, int(k.type.shape[2]), size)
+    strides = _strides(q.type, node.results[0].type)
+    return _fixed(node, (*node.operands, *node.results, *sizes, *strides), {"scale": node.op.scale})
 
 
 def _attention_grad(node: Node, target: Target) -> Call:
@@ -181,4 +198,6 @@ SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "global_norm": _global_norm,
     "attention": _attention,
     "attention_grad": _attention_grad,
+    "cache_append": _cache_append,
+    "attention_cached": _attention_cached,
 }

@@ -19,11 +19,13 @@ from gptc.ir.ops.region import Gemm
 from gptc.ir.types import DType, TensorType
 
 SHAPES = {"full": "like C", "row": "[M]", "col": "[N]", "scalar": "[]"}
+GEMV_ROWS = 4
+"""Most rows of a product that reads its matrix as it lies: packing it for so few costs more than it saves."""
 SIZES = ("M", "N", "K", "lda", "ldb", "ldc", "batch0", "batch1", "sa0", "sa1", "sb0", "sb1", "sc0", "sc1")
 
 
 def select_gemm(node: Node, target: Target) -> Call:
-    """The call for a `gemm` region: template `matmul`."""
+    """The call for a `gemm` region: template `matmul`, or `gemv` for a few rows."""
     op = node.op
     assert isinstance(op, Gemm)
     a, b = (v.type for v in node.operands[:2])
@@ -32,8 +34,11 @@ def select_gemm(node: Node, target: Target) -> Call:
     product = op.product([v.type for v in node.operands])
     form = Product.of(a, b, product, op.trans_a, op.trans_b)
 
-    template = "matmul_f32" if target.name == "cuda" else "matmul"
-    names = Names(identifiers(target.template(template)))
+    few = form.rows_of_few if target.name == "c" and a.dtype is DType.f32 else 0
+    told = slice(1, 6) if few else slice(None)  # gemv makes one product, and has its number of rows in its text
+    template = "gemv" if few else "matmul_f32" if target.name == "cuda" else "matmul"
+    sums = {f"sum{m}" for m in range(GEMV_ROWS)} if few else set()
+    names = Names(identifiers(target.template(template)) | sums)
     acc, *rest = op.body.inputs
     inputs = [
         (names.new(name), _access(value.type, product, form), value)
@@ -47,28 +52,33 @@ def select_gemm(node: Node, target: Target) -> Call:
     for stmt in stmts:
         block.add(stmt)
 
-    tile = {} if target.name == "cuda" else dict(zip(("MR", "NR"), target.tile, strict=True))
     spec = KernelSpec(
         template,
-        stem(node, form.name),
+        "gemv" + stem(node, str(few)).removeprefix(node.op.name) if few else stem(node, form.name),
         {
-            "dtype": str(a.dtype),
-            "trans_a": form.trans_a,
-            "trans_b": form.trans_b,
-            **tile,
+            **({"rows": few} if few else _blocking(a, form, target)),
             "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in inputs],
             "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in results],
             "body": block.lines,
             "stores": [write(v.type.dtype, f"*{name}", block.values[output]) for name, output, v in results],
         },
-        _signature(node, inputs, results),
+        _signature(node, inputs, results, SIZES[told]),
     )
     tensors = [*node.operands[:2], *(v for _, _, v in inputs), *(v for _, _, v in results)]
-    return Call(node, spec, (*tensors, *form.sizes))
+    return Call(node, spec, (*tensors, *form.sizes[told]))
+
+
+def _blocking(a: TensorType, form: Product, target: Target) -> dict[str, object]:
+    """What a blocked product is made for; the one for CUDA has its blocking in its text."""
+    tile = {} if target.name == "cuda" else dict(zip(("MR", "NR"), target.tile, strict=True))
+    return {"dtype": str(a.dtype), "trans_a": form.trans_a, "trans_b": form.trans_b, **tile}
 
 
 def _signature(
-    node: Node, inputs: Sequence[tuple[str, str, Value]], results: Sequence[tuple[str, str, Value]]
+    node: Node,
+    inputs: Sequence[tuple[str, str, Value]],
+    results: Sequence[tuple[str, str, Value]],
+    sizes: Sequence[str],
 ) -> tuple[Parameter, ...]:
     a, b = node.operands[:2]
     return (
@@ -76,7 +86,7 @@ def _signature(
         tensor_parameter("b", b, True, ""),
         *(tensor_parameter(name, value, True, SHAPES[access]) for name, access, value in inputs),
         *(tensor_parameter(name, value, False, "[M, N]") for name, _, value in results),
-        *(Parameter(name, "int64_t") for name in SIZES),
+        *(Parameter(name, "int64_t") for name in sizes),
     )
 
 
@@ -106,6 +116,12 @@ class Product:
     @property
     def name(self) -> str:
         return ("t" if self.trans_a else "n") + ("t" if self.trans_b else "n")
+
+    @property
+    def rows_of_few(self) -> int:
+        """M of a product that is a few dot products with each row of B; 0 for any other."""
+        m, batches = self.sizes[0], self.sizes[6:8]
+        return m if m <= GEMV_ROWS and self.trans_b and not self.trans_a and batches == (1, 1) else 0
 
     @classmethod
     def of(cls, a: TensorType, b: TensorType, c: TensorType, trans_a: bool, trans_b: bool) -> Product:

@@ -19,6 +19,7 @@ from gptc.errors import Diagnostic, InternalError
 from gptc.ir.analysis import Interval, intervals, roots, segments
 from gptc.ir.graph import STAGES, Graph, Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
+from gptc.ir.ops.cache import AttentionCached, CacheAppend
 from gptc.ir.ops.leaf import Buffer, Constant, Input, Leaf
 from gptc.ir.ops.region import Gemm, Map
 from gptc.ir.ops.shape import View
@@ -132,11 +133,17 @@ def strides_are_readable(graph: Graph) -> Findings:
                 yield _at(node, f"cannot read {value}: {value.type} with these strides")
 
 
+_NEW_TOKENS: dict[type, int] = {AttentionCached: 0, CacheAppend: 1}
+"""The operand that may be strided; caches are dense."""
+
+
 def _reads_strided(node: Node, index: int) -> bool:
     """Whether a kernel can read this operand although it is not contiguous."""
     kind = node.operands[index].type
     if isinstance(node.op, Gemm):
         return index < 2 and 1 in kind.steps[-2:]
+    if isinstance(node.op, (AttentionCached, CacheAppend)):
+        return index == _NEW_TOKENS[type(node.op)] and (kind.steps[-1] == 1 or kind.shape[-1] == 1)
     if isinstance(node.op, (Attention, AttentionGrad)):
         return kind.steps[-1] == 1 or kind.shape[-1] == 1
     return isinstance(node.op, (Map, View))

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gptc.errors import UsageError, did_you_mean
+from gptc.ir.graph import Graph
 from gptc.options import Options
+from gptc.passes.cache import Cache, obstacle
 from gptc.passes.differentiate import Differentiate
 from gptc.passes.fuse import Fuse
 from gptc.passes.layout import Layout
 from gptc.passes.lower import Lower
-from gptc.passes.manager import Pass
+from gptc.passes.manager import Context, Pass, run_pipeline
 from gptc.passes.memory import Memory
 from gptc.passes.precision import Precision
 from gptc.passes.recognise import Recognise
@@ -24,6 +26,7 @@ Pipeline = tuple[Pass, ...]
 PASSES: dict[str, type[Pass]] = {
     "simplify": Simplify,
     "recognise": Recognise,
+    "cache": Cache,
     "differentiate": Differentiate,
     "update": Update,
     "precision": Precision,
@@ -51,13 +54,21 @@ class Training(Protocol):
     def clip(self) -> float: ...
 
 
-def pipelines(options: Options, training: Training) -> dict[str, Pipeline]:
-    """Program -> its passes.  Programs start from the graph of the model: with its loss, or for `logits` without.
+PREFILL = 64
+"""Tokens of a prompt that one call of `prefill` takes: enough to use a weight often, few enough for short prompts."""
+
+
+def pipelines(options: Options, training: Training, caches: bool = False) -> dict[str, Pipeline]:
+    """Program -> its passes.  Programs start from the graph of the model: with its loss, or for inference without.
+
+    `caches` is the answer of `can_cache`: whether inference computes token by token or all that came before anew.
 
     Memory is not in the lists: `plan_programs` plans all programs of an artefact together.
     """
     if options.mode == "infer":
-        return {"logits": forward(options)}
+        if not caches:
+            return {"logits": forward(options)}
+        return {"prefill": generation(options, min(PREFILL, options.seq)), "decode": generation(options, 1)}
     if options.micro_steps == 1:
         return {"step": train(options, optimizer("step", training)), "evaluate": forward(options)}
     return {
@@ -65,6 +76,18 @@ def pipelines(options: Options, training: Training) -> dict[str, Pipeline]:
         "update": (optimizer("apply", training), *kernels(options)),
         "evaluate": forward(options),
     }
+
+
+def can_cache(graph: Graph, options: Options, context: Context) -> bool:
+    """Whether the model computes token by token from kept keys and values.  A remark says why not."""
+    if options.target == "c":
+        found = obstacle(run_pipeline(graph, recognise(options), Context(options)))
+    else:
+        found = graph.nodes[-1], f"target {options.target} has no kernels that read caches"
+    if found:
+        node, why = found
+        context.missed("cache", node, f"{why}: generation computes all earlier tokens anew for each new one")
+    return not found
 
 
 def named(programs: Mapping[str, Pipeline], wanted: str | None) -> dict[str, Pipeline]:
@@ -92,6 +115,12 @@ def train(options: Options, update: Update) -> Pipeline:
 def forward(options: Options) -> Pipeline:
     """From a model to its loss or its logits."""
     return (*recognise(options), *compute(options))
+
+
+def generation(options: Options, tokens: int) -> Pipeline:
+    """From a model to the logits after the next few tokens."""
+    caches = Cache(tokens)  # after recognise, which finds attention; before layout, which folds what it reads
+    return (*recognise(options), caches, *compute(options))
 
 
 def recognise(options: Options) -> Pipeline:

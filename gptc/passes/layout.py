@@ -18,6 +18,7 @@ from typing import ClassVar
 from gptc.ir.graph import Graph, Node, Output, Value
 from gptc.ir.op import Op
 from gptc.ir.ops.attention import Attention, AttentionGrad, merged_type
+from gptc.ir.ops.cache import AttentionCached, CacheAppend
 from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.shape import Concat, Reshape, Split, Transpose, View
@@ -57,7 +58,9 @@ class _Folding:
             Split: self.split,
             Concat: self.concat,
             Attention: self.attention,
+            AttentionCached: self.attention,
             AttentionGrad: self.attention_grad,
+            CacheAppend: self.cache_append,
             Matmul: self.matmul,
         }
 
@@ -117,15 +120,19 @@ class _Folding:
 
     def attention(self, node: Node) -> Node:
         """Heads that are merged next are written merged."""
-        assert isinstance(node.op, Attention)
-        op, (out, lse) = node.op, node.results
+        assert isinstance(node.op, (Attention, AttentionCached))
+        op, (out, *statistics) = node.op, node.results
         node = reading(node, partial(self.places.rows, reader=node))
         if not any(u.op == Transpose(HEADS_INWARD) for u in self.graph.users[out.name]):
             return node
         merged = Value(out.name, merged_type(out.type))
         self.places.put(out, Strided.whole(merged))
         self.context.done("layout", node, "writes its heads merged", out.type.nbytes)
-        return replace(node, op=replace(op, merged=True), results=(merged, lse))
+        return replace(node, op=replace(op, merged=True), results=(merged, *statistics))
+
+    def cache_append(self, node: Node) -> Node:
+        """New keys or values are read where the projection left them."""
+        return reading(node, partial(self.places.rows, reader=node))
 
     def attention_grad(self, node: Node) -> Node:
         """Gradients that are joined next are written as one [B, T, (H + 2 Hkv) D]."""

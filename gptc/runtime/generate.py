@@ -1,4 +1,8 @@
-"""Text from a trained model: one token at a time, each from the logits after all that came before."""
+"""Text from a trained model: one token at a time, each from the logits after all that came before.
+
+The model sees a window of at most T tokens that ends with the newest.  It begins with the last T of the prompt; when
+it is full, it moves to the last T/2, so that their positions are computed again once in T/2 tokens and not for each.
+"""
 
 from __future__ import annotations
 
@@ -64,13 +68,76 @@ def choose(probs: NDArray[np.float64], rng: XorShift) -> int:
     return min(index, int(np.flatnonzero(probs)[-1]))
 
 
+class Recomputed:
+    """Logits from a program that computes the whole window each time."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.program = model.artefact.program("logits").name
+
+    def logits(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+        """f32[Vp] after `tokens[start:]`, at most T of them."""
+        window, ids = tokens[start:], self.model["tokens"]
+        ids[0, : len(window)] = window
+        ids[0, len(window) :] = 0  # later positions: causal attention never looks there
+        self.model.run(self.program)
+        row: NDArray[np.float32] = self.model["logits"][0, len(window) - 1]
+        return row
+
+
+class Cached:
+    """Logits from programs that keep the keys and values of the tokens before: only new tokens are computed."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.start = 0
+        self.done = 0
+        """Tokens of the window from `start` that are in the caches."""
+
+    def logits(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+        """f32[Vp] after `tokens[start:]`, at most T of them.  `tokens` may only have grown since the last call."""
+        if start != self.start:
+            self.start, self.done = start, 0
+        window = tokens[start:]
+        while self.done < len(window):
+            if len(window) - self.done == 1:
+                self.decode(window[-1])
+            else:
+                self.prefill(window)
+        row: NDArray[np.float32] = self.model["logits"][0, 0]
+        return row
+
+    def decode(self, token: int) -> None:
+        """Compute the next token of the window."""
+        self.model["token"][0, 0], self.model["position"][0] = token, self.done
+        self.model.run("decode")
+        self.done += 1
+
+    def prefill(self, window: Sequence[int]) -> None:
+        """Compute as many tokens as one call takes.
+
+        Positions stay below T: the last call may begin with tokens that are done, which gives the same once more.
+        What it computes after the end of the window is overwritten before any token sees it.
+        """
+        ids, last = self.model["tokens"], self.model.artefact.manifest.dims["T"]
+        size = ids.shape[1]
+        first = min(self.done, last - size)
+        piece = window[first : first + size]
+        ids[0, : len(piece)] = piece
+        ids[0, len(piece) :] = 0
+        self.model["positions"][...] = np.arange(first, first + size)
+        self.model["last"][...] = len(piece) - 1
+        self.model.run("prefill")
+        self.done = first + len(piece)
+
+
 def generate(model: Model, prompt: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
-    """`count` tokens after `prompt`, as they come.  Beyond T tokens the model sees the last T.
+    """`count` tokens after `prompt`, as they come.
 
     Raises InputError (at once, not at the first token) for an empty prompt, an id outside 0..V-1, or count < 1.
     """
     vocab = model.artefact.manifest.dims["V"]
-    model.artefact.program("logits")
+    source = Cached(model) if model.artefact.has_program("decode") else Recomputed(model)
     if not prompt:
         raise InputError.of("the prompt is empty", None, "give at least one token to start from")
     for token in prompt:
@@ -78,18 +145,18 @@ def generate(model: Model, prompt: Sequence[int], count: int, sampling: Sampling
             raise InputError.of(f"prompt token {token} is not in 0..{vocab - 1} of this model")
     if count < 1:
         raise InputError.of(f"cannot generate {count} tokens: need at least 1")
-    return _generate(model, list(prompt), count, sampling)
+    return _generate(model, source, list(prompt), count, sampling)
 
 
-def _generate(model: Model, tokens: list[int], count: int, sampling: Sampling) -> Iterator[int]:
+def _generate(
+    model: Model, source: Cached | Recomputed, tokens: list[int], count: int, sampling: Sampling
+) -> Iterator[int]:
     rng = XorShift(sampling.seed)
-    vocab = model.artefact.manifest.dims["V"]
-    seq = model.artefact.manifest.dims["T"]
+    vocab, longest = model.artefact.manifest.dims["V"], model.artefact.manifest.dims["T"]
+    start = max(0, len(tokens) - longest)
     for _ in range(count):
-        window = tokens[-seq:]
-        model["tokens"][0, : len(window)] = window
-        model["tokens"][0, len(window) :] = 0  # later positions: causal attention never looks there
-        model.run("logits")
-        token = choose(probabilities(model["logits"][0, len(window) - 1, :vocab], sampling), rng)
+        if len(tokens) - start > longest:
+            start = len(tokens) - max(1, longest // 2)
+        token = choose(probabilities(source.logits(tokens, start)[:vocab], sampling), rng)
         tokens.append(token)
         yield token

@@ -3,6 +3,7 @@
 from gptc.ir.op import REGISTRY
 from gptc.ir.ops import (
     attention,
+    cache,
     elementwise,
     embedding,
     leaf,
@@ -19,6 +20,7 @@ from gptc.ir.ops import (
 __all__ = [
     "REGISTRY",
     "attention",
+    "cache",
     "elementwise",
     "embedding",
     "leaf",
