@@ -99,7 +99,7 @@ def _cache_append(node: Node, target: Target) -> Call:
     cache, x, positions = node.operands
     batch, heads, length, size = map(int, cache.type.shape)
     sizes = (batch, heads, length, int(x.type.shape[2]), size, *_strides(x.type))
-    return _fixed(node, (cache, x, positions, *node.results, *sizes))
+    return _fixed(node, target, (cache, x, positions, *node.results, *sizes))
 
 
 def _attention_cached(node: Node, target: Target) -> Call:
@@ -108,7 +108,7 @@ def _attention_cached(node: Node, target: Target) -> Call:
     batch, heads, new, size = map(int, q.type.shape)
     sizes = (batch, heads, int(k.type.shape[1]), new, int(k.type.shape[2]), size)
     strides = _strides(q.type, node.results[0].type)
-    return _fixed(node, (*node.operands, *node.results, *sizes, *strides), {"scale": node.op.scale})
+    return _fixed(node, target, (*node.operands, *node.results, *sizes, *strides), {"scale": node.op.scale})
 
 
 def _attention_grad(node: Node, target: Target) -> Call:
