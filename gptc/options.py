@@ -12,7 +12,7 @@ class Options:
     target: str = "c"
     """`c` (C11 + OpenMP) or `cuda` (CUDA C++)."""
     mode: str = "train"
-    """`train` (step, evaluate) or `infer` (logits)."""
+    """`train` (step, evaluate) or `infer` (prefill and decode, or logits)."""
     batch: int = 4
     """Sequences in a micro-step (B)."""
     seq: int = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -135,9 +135,6 @@ class TensorType:
     def with_shape(self, shape: Iterable[int]) -> TensorType:
         """The contiguous type of the same dtype and another shape."""
         return TensorType.of(self.dtype, shape)
-
-    def with_dtype(self, dtype: DType) -> TensorType:
-        return replace(self, dtype=dtype)
 
     def __str__(self) -> str:
         return self._text
