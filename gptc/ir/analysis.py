@@ -163,9 +163,3 @@ def cost(node: Node) -> Cost:
         read = {v.name: v.type.nbytes for v in node.operands}
         moved = sum(read.values()) + sum(v.type.nbytes for v in node.results)
     return Cost(node.op.flops(*types), moved)
-
-
-def total_cost(graph: Graph) -> Cost:
-    """Sum over the nodes."""
-    costs = [cost(n) for n in graph.nodes]
-    return Cost(sum(c.flops for c in costs), sum(c.nbytes for c in costs))

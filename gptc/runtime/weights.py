@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,17 @@ def save_weights(model: Model, path: Path, step: int) -> None:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:  # how it reports a full disk
             raise StorageError.of(f"{path}: cannot write: {error}", None, "free some space") from None
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Equal weights are equal bytes: the library writes the metadata in another order in every process."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def load_weights(model: Model, path: Path) -> dict[str, str]:
