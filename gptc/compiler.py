@@ -96,10 +96,12 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
     With `stop_after` only the programs that have such a pass, and only up to it; `dump` is a folder for the graph
     after each pass and its difference to the one before.
     """
+    from gptc.budget import within_budget
     from gptc.model import build_graph, load_model
     from gptc.passes import can_cache, named, pipelines
     from gptc.passes.manager import Context, run_pipeline
 
+    request = within_budget(request, lambda level: sum(plan(level).memory.segments.values()))
     model = load_model(request.path, request.overrides)
     options = bind(request, model)
     context = Context(options)
@@ -190,6 +192,7 @@ def _summary(
         "passes": [{"program": program, **asdict(timing)} for program, timing in planned.timings],
         "memory": [asdict(arena) for arena in planned.memory.arenas],
         "segments": dict(planned.memory.segments),
+        "remat": planned.options.remat,
         "train": planned.model.train.model_dump(),
         "origins": dict(planned.model.origins),
         "seconds": seconds,

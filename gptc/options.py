@@ -25,6 +25,10 @@ class Options:
     """Replace primitives by composites that are better differentiated whole."""
     fuse: bool = True
     """Merge neighbours into one kernel."""
+    remat: str = "none"
+    """What the backward pass computes again instead of keeping: `none`; `cheap`, elementwise and row ops; `block`,
+    all of every repeated block but its input; `block:N`, so in the first N blocks and cheap in the others;
+    `budget=BYTES`, the least of these with which all segments together fit."""
     plan: str = "best"
     """`best` reuses memory; `naive` gives every tensor its own."""
     march: str = "native"

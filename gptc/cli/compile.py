@@ -72,6 +72,8 @@ def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
     ]  # fmt: skip
     columns = ("program", ">kernel calls", ">sum of tensors", ">lower bound", ">arena", ">arena / bound")
     output.table("memory", columns, arenas)
+    if summary["remat"] != "none":
+        output.line(f"remat {summary['remat']}: gptc show remat tells what is kept and what is computed again")
     output.line("segments: " + ", ".join(f"{name} {size(n)}" for name, n in summary["segments"].items()))
     kernels = f"{len(summary['kernels'])} kernels"
     if built:

@@ -42,6 +42,20 @@ def _option(kind: Any, name: str, text: str, default: Any = None, **more: Any) -
     return Annotated[kind, typer.Option(name, help=text, **more)], default
 
 
+def _remat(text: str) -> str:
+    """The level, a budget's size in bytes."""
+    import re
+
+    if re.fullmatch(r"none|cheap|block(:[0-9]+)?", text):
+        return text
+    if budget := re.fullmatch(r"budget=([0-9]+(?:\.[0-9]+)?)([kMGT]?i?)B", text):
+        factors = {"": 1, **{unit: 1000**n for n, unit in enumerate(("k", "M", "G", "T"), 1)}}
+        factors |= {f"{unit}i": 1024**n for n, unit in enumerate(("k", "M", "G", "T"), 1)}
+        if budget[2] in factors:
+            return f"budget={int(float(budget[1]) * factors[budget[2]])}"
+    raise typer.BadParameter(f"{text!r} is not one of none, cheap, block, block:N, budget=SIZE (as 6GB or 512MiB)")
+
+
 COMPILE: dict[str, tuple[Any, Any]] = {
     "batch": _option(int | None, "--batch", "Sequences in a micro-step (default: the model's).", min=1),
     "seq": _option(int | None, "--seq", "Positions in a sequence (default: the model's).", min=1),
@@ -53,6 +67,8 @@ COMPILE: dict[str, tuple[Any, Any]] = {
     "compiler": _option(str, "--compiler", "C compiler.", "cc", envvar="CC"),
     "precision": _option(str, "--precision", "Of what is computed; weights stay f32.", "f32",
                          parser=_choice("f32", "bf16")),
+    "remat": _option(str, "--remat", "Computed again, not kept: none, cheap, block, block:N or budget=SIZE.", "none",
+                     parser=_remat, metavar="LEVEL"),
     "plan": _option(str, "--plan", "best: share memory. naive: a place for each tensor.", "best",
                     parser=_choice("best", "naive")),
     "no_fuse": _option(bool, "--no-fuse", "One kernel for each operation.", False),
@@ -110,7 +126,8 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
 
     options = Options(
         target=flags["target"], mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
-        fuse=not flags["no_fuse"], plan=flags["plan"], march=flags["march"], compiler=flags["compiler"],
+        fuse=not flags["no_fuse"], remat=flags["remat"], plan=flags["plan"], march=flags["march"],
+        compiler=flags["compiler"],
     )  # fmt: skip
     sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
     return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"])

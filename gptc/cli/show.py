@@ -69,6 +69,26 @@ def remarks(job: Job, program: Program = None, json: Json = False) -> None:
     ]})  # fmt: skip
 
 
+@compiles()
+def remat(job: Job, json: Json = False) -> None:
+    """What the backward pass finds kept, and what it computes again (with --remat)."""
+    from gptc.cli.output import Output, size
+    from gptc.compiler import plan
+
+    output = Output(json)
+    planned = plan(job.request)
+    found = [r for program, r in planned.remarks if r.pass_name == "remat"]
+    rows = [(r.node, r.message, f"{r.bytes:,}") for r in found]
+    output.table(f"remat {planned.options.remat}", ("value", "how", ">bytes"), rows)
+    totals = {kind: sum(r.bytes for r in found if r.kind == kind) for kind in ("note", "done")}
+    segments = dict(planned.memory.segments)
+    output.line(f"kept {size(totals['note'])}, computed again {size(totals['done'])}; arena {size(segments['arena'])}")
+    output.result({
+        "remat": planned.options.remat, "kept": totals["note"], "again": totals["done"], "segments": segments,
+        "values": [{"name": r.node, "kept": r.kind == "note", "bytes": r.bytes, "how": r.message} for r in found],
+    })  # fmt: skip
+
+
 @compiles(mode=None)
 def plan(job: Job, program: Program = None, json: Json = False) -> None:
     """Where each tensor lives, from which kernel call to which."""
@@ -144,5 +164,6 @@ def _lowered(job: Job) -> tuple[Planned, list[Lowered]]:
 
 
 VIEWS: dict[str, Callable[..., None]] = {
-    "graph": graph, "passes": passes, "plan": plan, "kernels": kernels, "remarks": remarks, "kernel": kernel,
+    "graph": graph, "passes": passes, "plan": plan, "remat": remat, "kernels": kernels, "remarks": remarks,
+    "kernel": kernel,
 }  # fmt: skip

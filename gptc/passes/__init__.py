@@ -17,6 +17,7 @@ from gptc.passes.manager import Context, Pass, run_pipeline
 from gptc.passes.memory import Memory
 from gptc.passes.precision import Precision
 from gptc.passes.recognise import Recognise
+from gptc.passes.remat import Remat
 from gptc.passes.schedule import Schedule
 from gptc.passes.simplify import Simplify
 from gptc.passes.update import Part, Update
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass]] = {
     "update": Update,
     "precision": Precision,
     "layout": Layout,
+    "remat": Remat,
     "lower": Lower,
     "fuse": Fuse,
     "schedule": Schedule,
@@ -108,7 +110,7 @@ def train(options: Options, update: Update) -> Pipeline:
         *recognise(options),
         Differentiate(1 / options.micro_steps),  # before precision: derivatives are of the mathematical graph
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
-        *compute(options),
+        *compute(options, rematerialise(options.remat)),
     )
 
 
@@ -132,12 +134,13 @@ def recognise(options: Options) -> Pipeline:
     )
 
 
-def compute(options: Options) -> Pipeline:
+def compute(options: Options, remat: Pipeline = ()) -> Pipeline:
     """From mathematics to kernels in order."""
     return (
         Precision(options.precision),  # before layout and fuse: they must see where values are rounded
         Simplify(),  # after differentiate, update and precision, which write plainly
         Layout(),  # before lower: regions read through views
+        *remat,  # after layout: a view costs nothing to keep; after simplify, which computes equal nodes once
         *kernels(options),
     )
 
@@ -150,6 +153,14 @@ def kernels(options: Options) -> Pipeline:
         *fuse,  # before schedule: it decides what the nodes are
         Schedule(),  # last: memory is planned for this order
     )
+
+
+def rematerialise(level: str) -> Pipeline:
+    """The pass of a level: `none`, `cheap`, `block` or `block:N`."""
+    if level == "none":
+        return ()
+    kind, _, count = level.partition(":")
+    return (Remat(0 if kind == "cheap" else int(count) if count else None),)
 
 
 def optimizer(part: Part, training: Training) -> Update:
