@@ -20,12 +20,11 @@ def prepare(
     """Write text as a token shard, in the format of llm.c."""
     from gptc.cli.output import Output
     from gptc.errors import InputError
-    from gptc.runtime.data import read_tokens
+    from gptc.runtime.data import read_text
     from gptc.runtime.shard import write_shard
-    from gptc.runtime.tokenizer import load_tokenizer
 
     output = Output(json)
-    tokens = read_tokens(text, load_tokenizer(tokenizer))
+    tokens = read_text(text, tokenizer).ids
     if text is not None and out.exists() and out.samefile(text):
         raise InputError.of(f"{out} is the text itself", None, "name another file with --out")
     write_shard(out, tokens)

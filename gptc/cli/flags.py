@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from gptc.compiler import Request
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Text or token shard (default: Python's standard library).")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Text, token shards, or a folder of them (default: Python's library).")
+]
 TokenizerName = Annotated[
     str | None, typer.Option("--tokenizer", help="How text becomes tokens: bytes or gpt2 (default: the model's).")
 ]

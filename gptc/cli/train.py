@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def train(
     job: Job,
     data: Data = None,
+    val_data: Annotated[Path | None, typer.Option(help="What to validate on (default: a part of the data).")] = None,
     tokenizer: TokenizerName = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates to make (default: the model's).")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate (default: the model's).")] = None,
@@ -35,7 +36,6 @@ def train(
     from gptc.runtime.data import open_data
     from gptc.runtime.init import SEED, initialise
     from gptc.runtime.model import load_model
-    from gptc.runtime.tokenizer import load_tokenizer
     from gptc.runtime.train import TrainSettings, schedule_of
     from gptc.runtime.train import train as run_training
 
@@ -47,7 +47,7 @@ def train(
     count = steps or compiled.summary["train"]["steps"]
     settings = TrainSettings(count, lr, eval_every=val_every, eval_batches=val_batches, save=folder / WEIGHTS)
     dims = manifest.dims
-    corpus = open_data(data, load_tokenizer(tokenizer or manifest.tokenizer), dims["B"], dims["T"], dims["V"])
+    corpus = open_data(data, tokenizer or manifest.tokenizer, dims["B"], dims["T"], dims["V"], val=val_data)
     model = load_model(compiled.artefact, built.library, threads)
     schedule_of(model, settings)  # a rate that cannot be is told before anything is written
     _make(folder)

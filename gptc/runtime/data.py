@@ -1,61 +1,24 @@
-"""What to train on: text or a token shard, split in two, served as batches in a reproducible order."""
+"""What to train on: text, token shards, or a folder of them, in two parts that are served as batches."""
 
 from __future__ import annotations
 
+import glob
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gptc.errors import InputError, StorageError
-from gptc.runtime.rng import Mt19937
-from gptc.runtime.shard import is_shard, read_shard
-from gptc.runtime.tokenizer import Tokenizer
-
-Tokens = NDArray[np.uint16]
-Batch = tuple[NDArray[np.int32], NDArray[np.int32]]
+from gptc.runtime.dataset import Dataset, open_folder
+from gptc.runtime.loader import SHUFFLE_SEED, Loader, beyond_vocabulary
+from gptc.runtime.shard import Memory, Shard, Tokens, is_shard, open_shard
+from gptc.runtime.tokenizer import load_tokenizer
 
 DEFAULT_BYTES = 4 << 20  # of the default corpus: enough to learn from, read and encoded in half a second
 NOT_PROSE = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
 VAL_SHARE = 10  # one token in ten, the last ones
-SHUFFLE_SEED = 42  # llm.c's, for rank 0
-CHECK_TOKENS = 1 << 24
-
-
-class Loader:
-    """Batches of B*T consecutive tokens.
-
-    Batch i is a function of i alone, so any position is reached by arithmetic.  With a seed, each epoch runs
-    through a new permutation of the samples (Fisher-Yates on one mt19937 stream, as llm.c's dataloader);
-    without, in file order.
-    """
-
-    def __init__(self, tokens: Tokens, batch: int, seq: int, seed: int | None) -> None:
-        self._tokens, self._shape, self._seed = tokens, (batch, seq), seed
-        self._order: NDArray[np.int64] | None = None
-        self._epoch = -1
-        self.samples = (len(tokens) - 1) // (batch * seq)
-        if self.samples < 1:
-            raise InputError.of(f"{len(tokens)} tokens are too few for one batch of {batch * seq + 1}")
-
-    def batch(self, index: int) -> Batch:
-        """Inputs and targets i32[B,T] of batch `index`, counted from 0 over all epochs."""
-        epoch, position = divmod(index, self.samples)
-        sample = position if self._seed is None else int(self._permutation(epoch, self._seed)[position])
-        n = self._shape[0] * self._shape[1]
-        window = self._tokens[sample * n : sample * n + n + 1].astype(np.int32)
-        return window[:-1].reshape(self._shape), window[1:].reshape(self._shape)
-
-    def _permutation(self, epoch: int, seed: int) -> NDArray[np.int64]:
-        if self._order is None or epoch != self._epoch:
-            rng = Mt19937(seed)
-            rng.skip(epoch * (self.samples - 1))  # what the permutations before it have drawn
-            self._order, self._epoch = rng.permutation(self.samples), epoch
-        return self._order
+HEAD_TOKENS = 1 << 20  # of each shard, looked at before training begins; the loader looks at every batch
 
 
 @dataclass(frozen=True)
@@ -67,51 +30,87 @@ class Data:
     val: Loader
 
 
-def open_data(path: Path | None, tokenizer: Tokenizer, batch: int, seq: int, vocab: int) -> Data:
-    """Tokens of a text file, a shard, or (None) the Python standard library; the last tenth is for validation.
+def open_data(
+    path: Path | None, tokenizer: str, batch: int, seq: int, vocab: int, *, val: Path | None = None,
+    rank: int = 0, world: int = 1,
+) -> Data:  # fmt: skip
+    """The training data of one rank.
 
-    Raises InputError where the corpus is too small for B*T+1 tokens on either side of the split, or has an id
-    beyond `vocab`.
+    `path` is a text file (or None: the Python standard library), a token shard, a pattern of shards such as
+    `data/*_train_*.bin`, or a folder that `gptc data prepare` has made.  `tokenizer` is the name of the model's; only
+    text needs it.  Validation takes `val`, a shard or a pattern; else what the folder has for it; else the last tenth.
+    Raises InputError where there are too few tokens for a batch on either side of the split, where the data has
+    another tokenizer than the model, or where an id is beyond `vocab`.
     """
     source = str(path) if path else "the Python standard library"
-    tokens = read_tokens(path, tokenizer)
-    need = batch * seq + 1
-    val = max(len(tokens) // VAL_SHARE, need)  # a small corpus still gets one batch to validate on
-    if len(tokens) - val < need:
-        message = f"{source}: {len(tokens)} tokens; batches of {batch} x {seq} need at least {2 * need}"
-        raise InputError.of(message, None, "use more text, or compile the model with a smaller --batch or --seq")
-    check_ids(tokens, vocab, source)
-    train = Loader(tokens[: len(tokens) - val], batch, seq, SHUFFLE_SEED)
-    return Data(source, train, Loader(tokens[len(tokens) - val :], batch, seq, None))
+    train: Sequence[Tokens]
+    check: Sequence[Tokens] = ()
+    if path is not None and path.is_dir():
+        splits = open_folder(path)
+        _check_tokenizer(path, splits.manifest, tokenizer, vocab)
+        train, check = splits.train, splits.val
+    elif path is not None and (shards := find_shards(path)):
+        train = shards
+    else:
+        train = (read_text(path, tokenizer),)
+    if val is not None:
+        check = find_shards(val) or (read_text(val, tokenizer),)
+    if not check:
+        train, check = _split(train, world * batch * seq + 1, f"{batch} x {seq}")
+    for part in (*train, *check):
+        ids = part.open()(0, min(part.count, HEAD_TOKENS))
+        if ids.max() >= vocab:
+            raise beyond_vocabulary(part.name, part.start, ids, vocab)
+    loader = Loader(train, batch, seq, vocab, SHUFFLE_SEED, rank, world)
+    return Data(source, loader, Loader(check, batch, seq, vocab, None, rank, world))
 
 
-def check_ids(tokens: Tokens, vocab: int, source: str) -> None:
-    """Every id is below `vocab`, for the compiled code indexes with it."""
-    for start in range(0, len(tokens), CHECK_TOKENS):
-        part = tokens[start : start + CHECK_TOKENS]
-        if part.max() >= vocab:
-            at = start + int(np.argmax(part >= vocab))
-            hint = "was it made with the tokenizer of this model?"
-            raise InputError.of(f"{source}: token {at} is {tokens[at]}; the model has {vocab}", None, hint)
-
-
-def read_tokens(path: Path | None, tokenizer: Tokenizer) -> Tokens:
-    """Ids of a text file, a token shard, or (None) the Python standard library."""
+def find_shards(path: Path) -> tuple[Shard, ...]:
+    """The shard of that name, or those that the pattern matches, in the order of their names; none if it is text."""
     try:
-        if path is None:
-            return tokenizer.encode(standard_library())
-        if not path.is_file():
-            problem = "not a regular file" if path.exists() else "no such file"
-            raise InputError.of(f"{path}: {problem}", None, "--data takes a text file or a token shard")
-        if is_shard(path):
-            return read_shard(path)
-        text = path.read_bytes()
+        if path.exists():
+            return (open_shard(path),) if path.is_file() and is_shard(path) else ()
+        return tuple(open_shard(Path(name)) for name in sorted(glob.glob(str(path))))
     except (OSError, ValueError) as error:
-        raise StorageError.of(f"{path or 'standard library'}: cannot read: {error}") from None
+        raise StorageError.of(f"{path}: cannot read: {error}") from None
+
+
+def read_text(path: Path | None, tokenizer: str) -> Memory:
+    """The ids of a text file, or (None) of the Python standard library."""
+    codec = load_tokenizer(tokenizer)
+    if path is None:
+        return Memory(codec.encode(standard_library()), "the Python standard library")
+    if not path.is_file():
+        problem = "not a regular file" if path.exists() else "no such file"
+        raise InputError.of(f"{path}: {problem}", None, "--data takes text, token shards, or a folder of them")
     try:
-        return tokenizer.encode(text)
+        text = path.read_bytes()
+    except OSError as error:
+        raise StorageError.of(f"{path}: cannot read: {error.strerror}") from None
+    try:
+        return Memory(codec.encode(text), str(path))
     except InputError as error:
         raise InputError.of(f"{path}: {error.diagnostics[0].message}", None, error.diagnostics[0].hint) from None
+
+
+def _split(train: Sequence[Tokens], need: int, batch: str) -> tuple[Sequence[Tokens], Sequence[Tokens]]:
+    """The last tenth of the last shard becomes validation data; a small one still gives one batch to validate on."""
+    *whole, last = train
+    kept = last.count - max(last.count // VAL_SHARE, need)
+    if kept < need:
+        message = f"{last.name}: {last.count} tokens; batches of {batch} need at least {2 * need}"
+        raise InputError.of(message, None, "use more text, or compile the model with a smaller --batch or --seq")
+    return (*whole, last.part(0, kept)), (last.part(kept, last.count),)
+
+
+def _check_tokenizer(folder: Path, manifest: Dataset | None, tokenizer: str, vocab: int) -> None:
+    """The ids of the folder mean what the model takes them for."""
+    if manifest is None:
+        return
+    theirs = manifest.tokenizer
+    if theirs.name != Path(tokenizer).name or theirs.size > vocab:
+        message = f"{folder}: made with the tokenizer {theirs.name} ({theirs.size} ids); the model has {tokenizer}"
+        raise InputError.of(f"{message} and {vocab} ids", None, "prepare the data with --tokenizer of the model")
 
 
 def standard_library() -> bytes:

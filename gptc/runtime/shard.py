@@ -1,8 +1,15 @@
-"""Token shards of llm.c for GPT-2: a header of 256 little-endian int32 (magic, version, count), then uint16 ids."""
+"""Token shards of llm.c: a header of 256 little-endian int32 (magic, version, count), then the ids.
+
+GPT-2's hold ids of 16 bits, LLaMA-3's of 32.  Offsets are of 64 bits: a shard may be larger than 2 GiB.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +17,119 @@ from numpy.typing import NDArray
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import replacing
 
-MAGIC, VERSION = 20240520, 1
+Ids = NDArray[np.uint16] | NDArray[np.uint32]
+Reader = Callable[[int, int], Ids]
+"""Ids number `at` to `at + n`, counted in the shard that was opened."""
+
 HEADER = np.dtype(("<i4", 256))
-TOKEN = np.dtype("<u2")
 MAX_TOKENS = (1 << 31) - 1
+CHUNK_TOKENS = 1 << 22
+"""How many are read at a time where all are read."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of the two kinds; `dtype` is that of an id."""
+
+    name: str
+    magic: int
+    version: int
+    dtype: np.dtype[Any]
+
+    @property
+    def max_id(self) -> int:
+        return int(np.iinfo(self.dtype).max)
+
+    def header(self, count: int) -> bytes:
+        words = np.zeros(256, "<i4")
+        words[:3] = self.magic, self.version, count
+        return words.tobytes()
+
+
+GPT2 = Format("GPT-2", 20240520, 1, np.dtype("<u2"))
+LLAMA3 = Format("LLaMA-3", 20240801, 7, np.dtype("<u4"))
+FORMATS = (GPT2, LLAMA3)
+
+
+def format_for(vocab_size: int) -> Format:
+    """The narrowest that holds every id of the vocabulary."""
+    return GPT2 if vocab_size <= GPT2.max_id + 1 else LLAMA3
+
+
+class Tokens(Protocol):
+    """Where a loader reads from: `count` ids; they are number `start` and on of what has that name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def open(self) -> Reader: ...
+
+    def part(self, start: int, stop: int) -> Tokens: ...
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Ids that are an array."""
+
+    ids: Ids
+    name: str = "tokens"
+    start: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+    def open(self) -> Reader:
+        return lambda at, n: self.ids[at : at + n]
+
+    def part(self, start: int, stop: int) -> Memory:
+        return Memory(self.ids[start:stop], self.name, self.start + start)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Ids number `start` to `start + count` of a shard file."""
+
+    path: Path
+    format: Format
+    start: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def part(self, start: int, stop: int) -> Shard:
+        return Shard(self.path, self.format, self.start + start, stop - start)
+
+    def open(self) -> Reader:
+        """A reader that keeps the file open for as long as it lives.
+
+        It reads and does not map: of a file that is cut short meanwhile a page of the map would end the process.
+        """
+        file, dtype = _Descriptor(self.path), self.format.dtype
+
+        def read(at: int, n: int) -> Ids:
+            offset, size = HEADER.itemsize + (self.start + at) * dtype.itemsize, n * dtype.itemsize
+            data = file.read(size, offset)
+            if len(data) != size:
+                raise StorageError.of(f"{self.path}: ends before byte {offset + size}; it was whole when it was opened")
+            return np.frombuffer(data, dtype)
+
+        return read
+
+
+def chunks(tokens: Tokens) -> Iterator[Ids]:
+    """All ids in order, some at a time."""
+    read = tokens.open()
+    for at in range(0, tokens.count, CHUNK_TOKENS):
+        yield read(at, min(CHUNK_TOKENS, tokens.count - at))
 
 
 def is_shard(path: Path) -> bool:
@@ -21,38 +137,59 @@ def is_shard(path: Path) -> bool:
     if path.suffix == ".bin":
         return True
     with path.open("rb") as file:
-        return file.read(4) == MAGIC.to_bytes(4, "little")
+        return file.read(4) in [form.magic.to_bytes(4, "little") for form in FORMATS]
 
 
-def read_shard(path: Path) -> NDArray[np.uint16]:
-    """The tokens, mapped from the file.  Raises InputError unless header and size are exactly right."""
+def open_shard(path: Path) -> Shard:
+    """The whole shard.  Raises InputError unless header and size are exactly right."""
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(HEADER.itemsize)
-        if len(head) < HEADER.itemsize:
-            raise InputError.of(f"{path}: {size} bytes, too short for the header of a token shard")
-        magic, version, count = (int(value) for value in np.frombuffer(head, "<i4", 3))
-        if (magic, version) != (MAGIC, VERSION):
-            found = f"magic {magic}, version {version}; expected {MAGIC}, {VERSION}"
-            hint = "a text file may have any name but *.bin"
-            raise InputError.of(f"{path}: not a GPT-2 token shard ({found})", None, hint)
-        expected = HEADER.itemsize + TOKEN.itemsize * count
-        if count < 1 or size != expected:
-            raise InputError.of(f"{path}: the header says {count} tokens, so {expected} bytes; the file has {size}")
-        return np.memmap(path, TOKEN, "r", HEADER.itemsize, (count,))
+            size = os.fstat(file.fileno()).st_size
     except (OSError, ValueError) as error:
         raise StorageError.of(f"{path}: cannot read: {error}") from None
+    if len(head) < HEADER.itemsize:
+        raise InputError.of(f"{path}: {size} bytes, too short for the header of a token shard ({HEADER.itemsize})")
+    magic, version, count = (int(value) for value in np.frombuffer(head, "<i4", 3))
+    form = next((form for form in FORMATS if (form.magic, form.version) == (magic, version)), None)
+    if form is None:
+        known = " or ".join(f"{form.magic}, {form.version} ({form.name})" for form in FORMATS)
+        hint = "a text file may have any name but *.bin"
+        message = f"{path}: no token shard (magic {magic}, version {version}; expected {known})"
+        raise InputError.of(message, None, hint)
+    expected = HEADER.itemsize + form.dtype.itemsize * count
+    if count < 1 or size != expected:
+        raise InputError.of(f"{path}: the header says {count} tokens, so {expected} bytes; the file has {size}")
+    return Shard(path, form, 0, count)
 
 
-def write_shard(path: Path, tokens: NDArray[np.integer]) -> None:
-    """Write ids, all in 0..65535, so that the file appears whole or not at all."""
-    if not 1 <= tokens.size <= MAX_TOKENS:
-        raise InputError.of(f"{path}: {tokens.size} tokens; a shard holds 1 to {MAX_TOKENS}")
-    if tokens.min() < 0 or tokens.max() > np.iinfo(TOKEN).max:
-        raise InputError.of(f"{path}: token ids reach {tokens.min()}..{tokens.max()}; a shard holds 0..65535")
-    header = np.zeros(256, "<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
+def write_shard(path: Path, ids: NDArray[np.integer], form: Format = GPT2) -> None:
+    """Write ids so that the file appears whole or not at all."""
+    if not 1 <= ids.size <= MAX_TOKENS:
+        raise InputError.of(f"{path}: {ids.size} tokens; a shard holds 1 to {MAX_TOKENS}")
+    if ids.min() < 0 or ids.max() > form.max_id:
+        raise InputError.of(f"{path}: token ids reach {ids.min()}..{ids.max()}; a shard holds 0..{form.max_id}")
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(header.tobytes())
-        tokens.astype(TOKEN, copy=False).tofile(file)
+        file.write(form.header(ids.size))
+        ids.astype(form.dtype, copy=False).tofile(file)
+
+
+class _Descriptor:
+    """An open file, closed with the last reference to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError.of(f"{path}: cannot read: {error.strerror}") from None
+
+    def read(self, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._number, size, offset)
+        except OSError as error:
+            raise StorageError.of(f"{self.path}: cannot read: {error.strerror}") from None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_number"):
+            os.close(self._number)

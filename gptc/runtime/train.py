@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import InputError, NumericsError, StorageError
-from gptc.runtime.data import Batch, Data, Loader
+from gptc.runtime.data import Data
+from gptc.runtime.loader import Batch, Loader
 from gptc.runtime.model import Model
 from gptc.runtime.schedule import Schedule
 from gptc.runtime.weights import save_weights

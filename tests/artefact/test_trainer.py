@@ -20,7 +20,6 @@ from gptc.runtime.init import initialise
 from gptc.runtime.rng import Mt19937
 from gptc.runtime.schedule import Schedule
 from gptc.runtime.shard import write_shard
-from gptc.runtime.tokenizer import load_tokenizer
 from gptc.runtime.train import Evaluation, Event, TrainSettings, train
 from gptc.runtime.weights import load_weights
 
@@ -60,7 +59,7 @@ def test_takes_the_steps_of_the_python_trainer(
     model = CpuModel(compiled.artefact, build_model(compiled, cache).library)
     initialise(model)
     dims = compiled.artefact.manifest.dims
-    data = open_data(shard, load_tokenizer("bytes"), dims["B"], dims["T"], dims["V"])
+    data = open_data(shard, "bytes", dims["B"], dims["T"], dims["V"])
     lines: list[str] = []
 
     def report(event: Event) -> None:

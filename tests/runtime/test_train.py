@@ -21,7 +21,6 @@ from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.generate import Sampling, choose, generate, probabilities
 from gptc.runtime.rng import Mt19937, XorShift
-from gptc.runtime.tokenizer import Bytes
 from gptc.runtime.train import Evaluation, Event, Step, TrainSettings, evaluate, schedule_of, train
 from gptc.runtime.weights import load_weights, save_weights
 from tests.runtime.conftest import loaded
@@ -32,7 +31,7 @@ from tests.runtime.toy import write_toy
 def data(tmp_path: Path) -> Data:
     path = tmp_path / "text"
     path.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 100)
-    return open_data(path, Bytes(), 2, 8, 256)
+    return open_data(path, "bytes", 2, 8, 256)
 
 
 def test_it_learns(model: CpuModel, data: Data, tmp_path: Path) -> None:

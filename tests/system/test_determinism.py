@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from gptc.runtime.cpu import CpuModel
-from gptc.runtime.data import Data, Loader
+from gptc.runtime.data import Data
+from gptc.runtime.loader import Loader
+from gptc.runtime.shard import Memory
 from gptc.runtime.train import Step, TrainSettings, train
 from tests.system.workshop import NANO, TINY, Workshop
 
@@ -65,7 +67,8 @@ def trained(model: CpuModel) -> tuple[float, ...]:
     batch = dims["B"], dims["T"]
     rng = np.random.default_rng(7)
     tokens = (rng.random((STEPS + 1) * batch[0] * batch[1]) ** 3 * dims["V"]).astype(np.uint16)
-    data = Data("random tokens", Loader(tokens, *batch, seed=None), Loader(tokens, *batch, seed=None))
+    loader = Loader([Memory(tokens)], *batch, dims["V"])
+    data = Data("random tokens", loader, loader)
     losses: list[float] = []
     train(
         model, data, TrainSettings(STEPS, eval_batches=1),

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 from gptc.codegen.target import describe
 from gptc.ir.types import DType
 from gptc.runtime.cpu import CpuModel
-from gptc.runtime.data import Data, Loader, open_data
-from gptc.runtime.shard import write_shard
-from gptc.runtime.tokenizer import load_tokenizer
+from gptc.runtime.data import Data, open_data
+from gptc.runtime.loader import Loader
+from gptc.runtime.shard import Memory, write_shard
 from gptc.runtime.train import Event, Step, TrainSettings, train
 from tests.system.reference import rounding, stages
 from tests.system.workshop import NANO, Built, Workshop, make, run_native
@@ -36,7 +36,7 @@ def losses(model: CpuModel, steps: int = STEPS, batches: int = STEPS, lr: float 
     dims = model.artefact.manifest.dims
     micro_steps = model.artefact.manifest.micro_steps
     text = tokens(micro_steps * batches * dims["B"] * dims["T"] + 1)
-    loader = Loader(text, dims["B"], dims["T"], seed=None)
+    loader = Loader([Memory(text)], dims["B"], dims["T"], dims["V"])
     found: list[float] = []
 
     def report(event: Event) -> None:
@@ -132,7 +132,7 @@ def test_native_trainer_takes_the_same_steps(workshop: Workshop, tmp_path: Path,
     assert (native.returncode, native.stderr) == (0, "")
     model = built.model()
     dims = model.artefact.manifest.dims
-    data = open_data(shard, load_tokenizer("bytes"), dims["B"], dims["T"], dims["V"])
+    data = open_data(shard, "bytes", dims["B"], dims["T"], dims["V"])
     events: list[Event] = []
     train(model, data, TrainSettings(STEPS), events.append)
     found = [event.loss for event in events if isinstance(event, Step)]
