@@ -182,10 +182,13 @@ def _emit(planned: Planned, out: Path) -> tuple[Artefact, list[Program]]:
 def _summary(
     planned: Planned, programs: list[Program], artefact: Artefact, seconds: dict[str, float]
 ) -> dict[str, Any]:
+    from gptc.codegen.target import target_for
+
     kernels = sorted({call.kernel.name for program in programs for call in program.calls})
     return {
         "model": planned.model.name,
         "folder": artefact.folder.name,
+        "target": str(target_for(planned.options)),
         "parameters": planned.model.parameter_count,
         "programs": {program.name: len(program.calls) for program in programs},
         "kernels": kernels,

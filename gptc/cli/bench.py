@@ -131,14 +131,9 @@ def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Be
     if threads:
         model.set_threads(threads)
     options = job.request.options
-    vector = describe(options.compiler, options.march).vector
-    sums = SUMS[vector]
-    source = render("c/probe.c", VEC=vector, SUMS=sums)
-    return _Bench(TrainingStep(model), Probe(source, vector, sums, compiled.artefact.manifest.build))
-
-
-SUMS = {16: 16, 8: 12, 4: 12}
-"""Independent sums of the arithmetic probe: with two constants they must fit the vector registers."""
+    cpu = describe(options.compiler, options.march).instructions
+    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums)
+    return _Bench(TrainingStep(model), Probe(source, cpu.vector, cpu.sums, compiled.artefact.manifest.build))
 
 
 def _about(step: TrainingStep) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
     summary: dict[str, Any] = compiled.summary
     dims = compiled.artefact.manifest.dims
     output.line(f"{summary['model']}: {summary['parameters']:,} parameters, B {dims['B']}, T {dims['T']}", "bold")
+    output.line(f"target {summary['target']}")
     main = next(iter(summary["programs"]))
     passes = [p for p in summary["passes"] if p["program"] == main]
     rows = [(p["pass_name"], p["before"], p["after"], f"{p['seconds'] * 1e3:.1f}") for p in passes]

@@ -64,7 +64,7 @@ def _compiler(compiler: str, march: str) -> Finding:
         return Finding(
             "C compiler", False, "; ".join(d.message + (f" ({d.hint})" if d.hint else "") for d in error.diagnostics)
         )
-    return Finding("C compiler", True, f"{compiler} -march={march}: vectors of {target.vector} floats")
+    return Finding("C compiler", True, str(target))
 
 
 def _openmp(compiler: str) -> Finding:

@@ -101,9 +101,11 @@ def _support(facts: _Facts) -> dict[str, str]:
             "programs/device.cu": render("cuda/program/device.cu"),
         }
     return {
+        "include/host.h": _render("host.h"),
         "Makefile": _render("Makefile", **made, trains=facts.trains),
-        "include/support.h": render("c/support.h", VEC=target.vector),
+        "include/support.h": render("c/support.h", VEC=target.instructions.vector),
         "programs/after.c": _render("after.c"),
+        "programs/host.c": _render("host.c", features=target.features),
     }
 
 
@@ -248,6 +250,7 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
             "libs": list(facts.target.libs),
             "library": LIBRARY,
             "units": units,
+            **({"instructions": facts.target.cpu.name} if facts.target.cpu else {}),
         },
         "files": {path: hashlib.sha256(files[path].encode()).hexdigest() for path in sorted(files)},
     }

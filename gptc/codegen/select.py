@@ -131,7 +131,9 @@ def _attend(node: Node, q: Value, target: Target, arguments: tuple[Argument, ...
     params: Params = {"causal": op.causal, "scale": op.scale}
     if target.name == "cuda":
         return _fixed(node, target, arguments, params | {"D": int(q.type.shape[-1])}, stem, f"{op.kernel}_f32")
-    return _fixed(node, target, arguments, params | {"dtype": str(q.type.dtype), "MR": target.attention_rows}, stem)
+    return _fixed(
+        node, target, arguments, params | {"dtype": str(q.type.dtype), "MR": target.instructions.attention_rows}, stem
+    )
 
 
 def _attention_stem(template: str, op: Attention | AttentionGrad, q: Value) -> str:

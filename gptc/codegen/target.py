@@ -10,7 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 
-from gptc.errors import InputError, ToolMissing
+from gptc.codegen.instructions import INSTRUCTION_SETS, InstructionSet, choose, features
+from gptc.errors import Diagnostic, InputError, ToolMissing, did_you_mean
 from gptc.options import Options
 
 FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
@@ -22,12 +23,6 @@ the meaning.  `-ffast-math` would cancel the rounding steps of `gptc_exp` and gi
 WIDE = "-mprefer-vector-width=512"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 """Emitted code compiles without a complaint."""
-
-TILES = {16: (8, 48), 8: (4, 24), 4: (8, 12)}
-"""Rows and columns of a matrix product's register tile, by floats in a vector register: measured."""
-ATTENTION_ROWS = {16: 8, 8: 4, 4: 8}
-"""Rows of a register tile of attention."""
-
 
 CUDA_FLAGS = ("-O3", "-Xcompiler=-fPIC", "-cudart=static")
 """Contraction, and division and roots that round correctly, are what nvcc does unless told otherwise."""
@@ -42,11 +37,13 @@ class Target:
     name: str
     compiler: str
     march: str
-    vector: int
-    """Floats in one vector register; a wider vector type would compile and crawl."""
     flags: tuple[str, ...]
     bf16: bool
     """Whether it multiplies bf16 (AVX512_BF16)."""
+    cpu: InstructionSet | None = None
+    """None for a GPU."""
+    features: tuple[str, ...] = ()
+    """What the processor must have, as `__builtin_cpu_supports` spells it."""
     suffix: str = "c"
     """Of a kernel's source."""
     libs: tuple[str, ...] = ("-lm",)
@@ -56,13 +53,17 @@ class Target:
         return f"{self.name}/{base}.{self.suffix}"
 
     @property
-    def tile(self) -> tuple[int, int]:
-        """Rows and columns of a matrix product's register tile."""
-        return TILES[self.vector]
+    def instructions(self) -> InstructionSet:
+        """Those of a target that is a CPU."""
+        assert self.cpu is not None
+        return self.cpu
 
-    @property
-    def attention_rows(self) -> int:
-        return ATTENTION_ROWS[self.vector]
+    def __str__(self) -> str:
+        """`AVX-512 (cc -march=native), vectors of 16 floats, bf16`."""
+        if self.cpu is None:
+            return f"CUDA ({self.compiler}, {self.march})"
+        bf16 = ", bf16" if self.bf16 else ""
+        return f"{self.cpu.name} ({self.compiler} -march={self.march}), vectors of {self.cpu.vector} floats{bf16}"
 
 
 def target_for(options: Options) -> Target:
@@ -93,7 +94,7 @@ def describe_cuda(compiler: str, march: str) -> Target:
     refused = _output([compiler, "--dryrun", code, "-x", "cu", "-c", os.devnull, "-o", os.devnull]) is None
     if refused or not re.fullmatch(r"sm_\d+[a-z]?", arch):
         raise InputError.of(f"{compiler} knows no architecture {march!r}", None, f"it knows {', '.join(known.split())}")
-    return Target("cuda", compiler, arch, 4, (*CUDA_FLAGS, code), False, "cu")
+    return Target("cuda", compiler, arch, (*CUDA_FLAGS, code), False, suffix="cu")
 
 
 @cache
@@ -103,19 +104,31 @@ def describe(compiler: str, march: str) -> Target:
     if macros is None:
         if _macros(compiler) is None:
             raise ToolMissing.of(f"{compiler!r} is no working C compiler", None, "install gcc or clang")
-        raise InputError.of(f"{compiler} knows no instruction set {march!r}", None, "`native` is this machine's")
-    vector = _vector(macros)
+        raise _unknown(compiler, march)
+    cpu = choose(macros)
+    if cpu is None:
+        known = ", ".join(each.name for each in INSTRUCTION_SETS)
+        raise InputError.of(f"-march={march} has no vector instructions that gptc knows", None, f"it knows {known}")
     flags = [*FLAGS, f"-march={march}"]
-    if vector == 16 and _macros(compiler, f"-march={march}", WIDE) is not None:
+    if cpu.vector == 16 and _macros(compiler, f"-march={march}", WIDE) is not None:
         flags.append(WIDE)
-    return Target("c", compiler, march, vector, tuple(flags), vector == 16 and "__AVX512BF16__" in macros)
+    bf16 = cpu.vector == 16 and "__AVX512BF16__" in macros
+    return Target("c", compiler, march, tuple(flags), bf16, cpu, features(macros))
 
 
-def _vector(macros: frozenset[str]) -> int:
-    """Floats in a vector register: AVX-512 has 16, AVX2 has 8, SSE and NEON have 4."""
-    if "__AVX512F__" in macros:
-        return 16
-    return 8 if "__AVX2__" in macros else 4
+def _unknown(compiler: str, march: str) -> InputError:
+    """What to say of an instruction set that the compiler refuses: what it knows, and gptc's names for some of it."""
+    sets = [f"{s.march} ({s.name})" for s in INSTRUCTION_SETS if _macros(compiler, f"-march={s.march}") is not None]
+    listed = [*sets, "native (this machine's)"] if _macros(compiler, "-march=native") is not None else sets
+    # gcc and clang list what they know, under different words, when asked for what cannot be.
+    said = _output([*shlex.split(compiler), "-march=?", "-x", "c", "-fsyntax-only", os.devnull], stderr=True) or ""
+    names = re.search(r"valid (?:arguments|target CPU values)[^:]* are: ([^;\n]*)", said)
+    others = names[1].replace(",", " ").split() if names else []
+    notes = [f"instruction sets: {', '.join(listed)}"]
+    if others:
+        notes.append(f"processors and others: {' '.join(others)}")
+    hint = did_you_mean(march, others) or "for another architecture, name its compiler with --compiler"
+    return InputError((Diagnostic(f"{compiler} knows no instruction set {march!r}", None, hint, tuple(notes)),))
 
 
 def _macros(compiler: str, *flags: str) -> frozenset[str] | None:
@@ -130,10 +143,15 @@ def _macros(compiler: str, *flags: str) -> frozenset[str] | None:
     return frozenset(line.split()[1].split("(")[0] for line in text.splitlines() if line.startswith("#define "))
 
 
-def _output(argv: list[str]) -> str | None:
-    """What a command prints; None if it fails."""
+def _output(argv: list[str], stderr: bool = False) -> str | None:
+    """What a command prints; None if it fails.  With `stderr` what it complains of, which is for it to fail."""
+    environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False, env=environment
+        )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
+    if stderr:
+        return done.stderr
     return done.stdout if done.returncode == 0 else None

@@ -41,7 +41,8 @@ class CpuModel:
         if artefact.manifest.target != "c":
             raise InputError.of(f"{artefact.folder.name} is for target {artefact.manifest.target!r}, not 'c'")
         self.artefact = artefact
-        self._library = _load(library)
+        self._library = _load(library, artefact)
+        _check_processor(self._library, artefact)
         self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
         _check_memory(artefact)
         self._segments = {name: _allocate(artefact.manifest.segments[name]) for name in SEGMENTS}
@@ -103,15 +104,27 @@ class CpuModel:
         return raw.view(tensor.numpy_dtype).reshape(tensor.shape)
 
 
-def _load(library: Path) -> ctypes.CDLL:
+def _load(library: Path, artefact: Artefact) -> ctypes.CDLL:
     # Threads that wait between kernels spin, by default so long that a second busy process on the machine costs a
     # factor of ten.  The OpenMP runtime reads this once, when it is loaded; what the user has set stays.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:
-        hint = "is the OpenMP runtime of the compiler that built it installed?"
+        made = artefact.manifest.build
+        hint = (
+            f"it was built by {made.compiler} for {made.instructions}: is that this machine, with its OpenMP runtime?"
+        )
         raise ToolMissing.of(f"cannot load {library.name}: {error}", None, hint) from None
+
+
+def _check_processor(library: ctypes.CDLL, artefact: Artefact) -> None:
+    """Refuse what would end in an illegal instruction."""
+    missing = library.gptc_missing
+    missing.restype = ctypes.c_char_p
+    if lacking := missing():
+        message = f"{artefact.folder.name} needs a processor with {lacking.decode()}, which this one lacks"
+        raise ToolMissing.of(message, None, "compile the model with --march native")
 
 
 def symbol(library: ctypes.CDLL, name: str) -> Any:

@@ -137,6 +137,8 @@ class Build(Model):
     libs: tuple[str, ...]
     library: RelativePath
     units: tuple[RelativePath, ...] = Field(min_length=1)
+    instructions: str = ""
+    """The instruction set as people call it, AVX2 or NEON."""
 
 
 class Manifest(Model):

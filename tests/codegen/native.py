@@ -88,7 +88,7 @@ class Kernels:
 def build(folder: Path, sources: Mapping[str, str], target: Target, flags: Sequence[str] = ()) -> ctypes.CDLL:
     """Compile kernels as an artefact's Makefile would, with every warning an error."""
     texts = {**sources, "threads": "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n"}
-    (folder / "support.h").write_text(render("c/support.h", VEC=target.vector))
+    (folder / "support.h").write_text(render("c/support.h", VEC=target.instructions.vector))
     command = [target.compiler, *target.flags, *WARNINGS, "-fPIC", *flags, *CFLAGS]
 
     def compile_one(name: str) -> str:

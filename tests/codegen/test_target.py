@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from gptc.codegen.target import FLAGS, _vector, describe, target_for
+from gptc.codegen.instructions import choose
+from gptc.codegen.render import render
+from gptc.codegen.target import FLAGS, Target, describe, target_for
 from gptc.errors import InputError, ToolMissing
 from gptc.options import Options
 from tests.codegen.native import TARGET
+
+ARM = "aarch64-linux-gnu-gcc"
 
 
 def test_native() -> None:
@@ -19,30 +28,62 @@ def test_native() -> None:
 
 
 @pytest.mark.parametrize(
-    ("macros", "floats"), [({"__AVX512F__", "__AVX2__"}, 16), ({"__AVX2__"}, 8), ({"__SSE2__"}, 4), ({"__ARM_NEON"}, 4)]
+    ("macros", "name"),
+    [
+        ({"__AVX512F__", "__AVX2__", "__SSE2__"}, "AVX-512"),
+        ({"__AVX2__", "__SSE2__"}, "AVX2"),
+        ({"__SSE2__"}, "SSE2"),
+        ({"__ARM_NEON"}, "NEON"),
+        ({"__riscv"}, None),
+    ],
 )
-def test_vector_width(macros: set[str], floats: int) -> None:
-    assert _vector(frozenset(macros)) == floats
+def test_the_best_instruction_set_is_chosen(macros: set[str], name: str | None) -> None:
+    found = choose(macros)
+    assert (found and found.name) == name
 
 
 @pytest.mark.parametrize(
-    ("march", "floats", "tile"), [("x86-64-v2", 4, (8, 12)), ("x86-64-v3", 8, (4, 24)), ("x86-64-v4", 16, (8, 48))]
-)
-def test_instruction_sets(march: str, floats: int, tile: tuple[int, int]) -> None:
+    ("march", "name", "floats"),
+    [("x86-64", "SSE2", 4), ("x86-64-v2", "SSE2", 4), ("sandybridge", "SSE2", 4), ("x86-64-v3", "AVX2", 8),
+     ("haswell", "AVX2", 8), ("x86-64-v4", "AVX-512", 16), ("icelake-server", "AVX-512", 16)],
+)  # fmt: skip
+def test_instruction_sets(march: str, name: str, floats: int) -> None:
+    target = describe_x86(march)
+    assert (target.instructions.name, target.instructions.vector) == (name, floats)
+    assert str(target) == f"{name} ({TARGET.compiler} -march={march}), vectors of {floats} floats"
+    assert ("-mprefer-vector-width=512" in target.flags) == (floats == 16)
+    assert ("avx2" in target.features) == (floats > 4)
+    assert ("avx512bw" in target.features) == (floats == 16)
+
+
+@pytest.mark.skipif(shutil.which(ARM) is None, reason=f"{ARM} is not installed")
+def test_neon() -> None:
+    target = describe(ARM, "armv8-a")
+    assert (target.instructions.name, target.instructions.vector, target.features) == ("NEON", 4, ())
+
+
+def describe_x86(march: str) -> Target:
     try:
-        target = describe(TARGET.compiler, march)
+        return describe(TARGET.compiler, march)
     except InputError:
         pytest.skip("no compiler for x86")
-    assert (target.vector, target.tile) == (floats, tile)
-    assert ("-mprefer-vector-width=512" in target.flags) == (floats == 16)
+
+
+def test_vectors_wider_than_the_registers_do_not_compile(tmp_path: Path) -> None:
+    """They would run sixty times slower, so the headers check what they are compiled for."""
+    target = describe_x86("x86-64-v3")
+    (tmp_path / "probe.c").write_text(render("c/probe.c", VEC=16, SUMS=16))
+    (tmp_path / "kernel.c").write_text(render("c/support.h", VEC=16))
+    for name in ("probe.c", "kernel.c"):
+        command = [target.compiler, *target.flags, "-c", name, "-o", os.devnull]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "compiled for narrower vectors than this was emitted for" in done.stderr
 
 
 @pytest.mark.parametrize(("march", "bf16"), [("x86-64-v3", False), ("x86-64-v4", False), ("cooperlake", True)])
 def test_bf16_needs_its_instruction(march: str, bf16: bool) -> None:
-    try:
-        describe(TARGET.compiler, march)
-    except InputError:
-        pytest.skip("no compiler for x86")
+    describe_x86(march)
     options = Options(compiler=TARGET.compiler, march=march, precision="bf16")
     if bf16:
         assert target_for(options).bf16
@@ -53,9 +94,19 @@ def test_bf16_needs_its_instruction(march: str, bf16: bool) -> None:
 
 
 def test_unknown_instruction_set() -> None:
-    with pytest.raises(InputError, match="instruction set 'pentium-9'") as caught:
-        describe(TARGET.compiler, "pentium-9")
-    assert caught.value.diagnostics[0].hint
+    """The error lists what there is, and has an idea of what was meant."""
+    describe_x86("x86-64")
+    for march, hint in (
+        ("pentium-9", "for another architecture, name its compiler with --compiler"),
+        ("haswel", "did you mean 'haswell'?"),
+        ("armv8-a", "for another architecture, name its compiler with --compiler"),
+    ):
+        with pytest.raises(InputError, match=f"instruction set '{march}'") as caught:
+            describe(TARGET.compiler, march)
+        (told,) = caught.value.diagnostics
+        assert told.hint == hint
+        assert "x86-64-v4 (AVX-512), x86-64-v3 (AVX2), x86-64 (SSE2), native (this machine's)" in told.notes[0]
+        assert {"haswell", "znver3", "sapphirerapids"} <= set(told.notes[1].split())
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler-here", "/", "", "cc 'unclosed", "false"])

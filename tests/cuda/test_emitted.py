@@ -19,7 +19,7 @@ from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
 from tests.codegen.regions import REGIONS
 
-CUDA = Target("cuda", "nvcc", "sm_80", 4, CUDA_FLAGS, False, "cu")
+CUDA = Target("cuda", "nvcc", "sm_80", CUDA_FLAGS, False, suffix="cu")
 ARCHITECTURES = ("sm_80", "sm_90a")
 STRICT = ("-Werror=all-warnings", "-Xcompiler=-Wall")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")

@@ -104,6 +104,7 @@ void gptc_logits(const struct gptc_memory *m) {
 """
 
 HOOK_C = "void (*gptc_after)(int call);\n"
+HOST_C = "const char *gptc_missing(void) { return 0; }\n"
 IO = {"tokens": "i32", "targets": "i32", "loss": "f32", "norm": "f32", "lr": "f32", "step": "f32", "first": "f32"}
 OUTPUTS = ("loss", "norm", "logits")
 PORTS = {
@@ -127,6 +128,7 @@ def write_toy(folder: Path, batch: int = 2, seq: int = 8, micro_steps: int = 1, 
         "kernels/probs.c": PROBS_C,
         "kernels/loss.c": LOSS_C,
         "programs/hook.c": HOOK_C,
+        "programs/host.c": HOST_C,
         **{f"programs/{name}.c": LOGITS_C if infer else TRAIN_C[name] for name in programs},
     }
     for name, text in sources.items():
