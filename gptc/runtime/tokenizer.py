@@ -1,36 +1,42 @@
-"""Text to token ids and back: `bytes` (one id a byte) and `gpt2` (byte-pair encoding, from tiktoken)."""
+"""Text to token ids and back: bytes, the encodings of tiktoken, and vocabularies from files."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gptc.errors import InputError, ToolMissing, did_you_mean
+from gptc.runtime.shard import Ids, format_for
+from gptc.runtime.vocabulary import END_OF_TEXT, Vocabulary, fingerprint, read_vocabulary
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-TOKENIZERS = ("bytes", "gpt2")
 DOWNLOAD_SECONDS = 30.0  # tiktoken itself would wait for ever on a network that swallows packets
-GPT2_HINT = (
-    "connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder with tiktoken's two files of gpt2; "
-    "a model with the tokenizer `bytes` needs neither"
-)
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+"""How GPT-2 cuts text into words, which no token crosses; as tiktoken writes it."""
 
 
 class Tokenizer(Protocol):
-    """`decode(encode(text)) == text`; ids are 0..vocab_size-1."""
+    """`decode(encode(text)) == text`; ids are 0..vocab_size-1, in the narrowest format of a shard."""
 
     name: str
     vocab_size: int
+    end_of_text: int | None
+    """Stands between documents; never made from text."""
 
-    def encode(self, text: bytes) -> NDArray[np.uint16]: ...
+    def encode(self, text: bytes) -> Ids: ...
 
     def decode(self, ids: Sequence[int]) -> bytes: ...
+
+    @property
+    def tokens(self) -> tuple[bytes, ...]:
+        """The bytes of each id; none for an id that means nothing."""
 
 
 class Bytes:
@@ -38,8 +44,10 @@ class Bytes:
 
     name = "bytes"
     vocab_size = 256
+    end_of_text: int | None = None
+    tokens = tuple(bytes([i]) for i in range(256))
 
-    def encode(self, text: bytes) -> NDArray[np.uint16]:
+    def encode(self, text: bytes) -> Ids:
         return np.frombuffer(text, np.uint8).astype(np.uint16)
 
     def decode(self, ids: Sequence[int]) -> bytes:
@@ -47,49 +55,91 @@ class Bytes:
         return bytes(ids)
 
 
-class Gpt2:
-    """GPT-2's byte-pair encoding.  `<|endoftext|>` (id 50256) is never made from text, only decoded."""
+class BytePairs:
+    """Byte-pair encoding (Sennrich et al. 2016) by tiktoken."""
 
-    name = "gpt2"
-    vocab_size = 50257
+    def __init__(self, name: str, encoding: Encoding) -> None:
+        self.name, self._encoding = name, encoding
+        self.vocab_size = encoding.n_vocab
+        self.end_of_text: int | None = encoding.eot_token
+        self._dtype = format_for(self.vocab_size).dtype
 
-    def __init__(self) -> None:
-        self._encoding = _load_gpt2()
-
-    def encode(self, text: bytes) -> NDArray[np.uint16]:
+    def encode(self, text: bytes) -> Ids:
         try:
             decoded = text.decode("utf-8")
         except UnicodeDecodeError as error:
-            message = f"byte {error.start} of the text is not UTF-8, which the tokenizer gpt2 needs"
+            message = f"byte {error.start} of the text is not UTF-8, which the tokenizer {self.name} needs"
             raise InputError.of(message, None, "convert the file, or use a model with the tokenizer bytes") from None
-        return np.array(self._encoding.encode_ordinary(decoded), np.uint16)
+        # with no special token allowed or forbidden, one that stands in the text is text like any other
+        return self._encoding.encode_to_numpy(decoded, disallowed_special=()).astype(self._dtype)
 
     def decode(self, ids: Sequence[int]) -> bytes:
         _check_ids(ids, self)
-        return self._encoding.decode_bytes(list(ids))
+        return b"".join(self.tokens[i] for i in ids)
+
+    @cached_property
+    def tokens(self) -> tuple[bytes, ...]:
+        return tuple(map(self._token, range(self.vocab_size)))
+
+    def _token(self, i: int) -> bytes:
+        try:
+            return self._encoding.decode_single_token_bytes(i)
+        except KeyError:  # some encodings leave ids out
+            return b""
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of that name.  Raises ToolMissing where the vocabulary of gpt2 cannot be had."""
-    match name:
-        case "bytes":
-            return Bytes()
-        case "gpt2":
-            return Gpt2()
-    hint = did_you_mean(name, TOKENIZERS) or f"one of {', '.join(TOKENIZERS)}"
+    """The tokenizer of that name: `bytes`, one of tiktoken's encodings, or a file `.tiktoken` or `.bin`.
+
+    Raises ToolMissing where the vocabulary of an encoding cannot be had.
+    """
+    if name == "bytes":
+        return Bytes()
+    if Path(name).suffix in (".bin", ".tiktoken"):
+        return byte_pairs(Path(name).name, read_vocabulary(Path(name)))
+    import tiktoken  # here: it is slow to import and not needed for bytes
+
+    names = tiktoken.list_encoding_names()
+    if name in names:
+        return BytePairs(name, _fetch(name))
+    hint = did_you_mean(name, ("bytes", *names)) or f"bytes, {', '.join(names)}, or a file .tiktoken or .bin"
     raise InputError.of(f"unknown tokenizer {name!r}", None, hint)
 
 
-def _load_gpt2() -> Encoding:
+def byte_pairs(name: str, vocabulary: Vocabulary) -> BytePairs:
+    """The encoding over these tokens that cuts text into words as GPT-2 does."""
+    import tiktoken
+
+    special = {END_OF_TEXT: vocabulary.end_of_text}
+    encoding = tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=vocabulary.ranks, special_tokens=special)
+    return BytePairs(name, encoding)
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """What can be written into a file.  Raises InputError where it cannot."""
+    if tokenizer.end_of_text is None:
+        raise InputError.of(f"the tokenizer {tokenizer.name} has no end of text, which a file of tokens must name")
+    if b"" in tokenizer.tokens:
+        missing = tokenizer.tokens.index(b"")
+        raise InputError.of(f"the tokenizer {tokenizer.name} has no token {missing}; a file has one for each id")
+    return Vocabulary(tokenizer.tokens, tokenizer.end_of_text)
+
+
+def identity(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what the ids mean."""
+    return fingerprint(tokenizer.tokens)
+
+
+def _fetch(name: str) -> Encoding:
     """tiktoken's encoding, fetched on a thread so that a silent network costs seconds, not for ever."""
     loaded: list[Encoding] = []
     failed: list[BaseException] = []
 
     def load() -> None:
         try:
-            import tiktoken  # here: it is slow to import and not needed for bytes
+            import tiktoken
 
-            loaded.append(tiktoken.get_encoding("gpt2"))
+            loaded.append(tiktoken.get_encoding(name))
         except Exception as error:  # of requests, of the file system, of a damaged file: all the same to the user
             failed.append(error)
 
@@ -99,7 +149,11 @@ def _load_gpt2() -> Encoding:
     if loaded:
         return loaded[0]
     reason = f"no answer in {DOWNLOAD_SECONDS:g} s" if not failed else f"{failed[0]}".split("\n")[0][:200]
-    raise ToolMissing.of(f"cannot get the vocabulary of the tokenizer gpt2: {reason}", None, GPT2_HINT)
+    hint = (
+        f"connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder with tiktoken's files of {name}; "
+        "a model with the tokenizer `bytes` needs neither"
+    )
+    raise ToolMissing.of(f"cannot get the vocabulary of the tokenizer {name}: {reason}", None, hint)
 
 
 def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:

@@ -1,89 +1,20 @@
-"""Tokenizers, shards, and the order in which batches are served."""
+"""What training can be given, and how it is split."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gptc.errors import InputError, StorageError, ToolMissing
-from gptc.runtime import tokenizer as tokenizer_module
+from gptc.errors import InputError, StorageError
 from gptc.runtime.data import DEFAULT_BYTES, open_data, standard_library
 from gptc.runtime.shard import GPT2, write_shard
-from gptc.runtime.tokenizer import Bytes, Gpt2, load_tokenizer
 
 needs_vocabulary = pytest.mark.skipif(
     "TIKTOKEN_CACHE_DIR" not in os.environ, reason="set TIKTOKEN_CACHE_DIR to a folder with the vocabulary of gpt2"
 )
-TEXTS = ("", "Hello", "naïve café\r\n\t😀😀", "0123456789" * 50, "<|endoftext|>", "a" * 5000, "\0\x7f")
-
-
-@pytest.fixture
-def gpt2() -> Gpt2:
-    return Gpt2()
-
-
-def test_bytes() -> None:
-    every = bytes(range(256))
-    assert Bytes().encode(every).tolist() == list(range(256))
-    assert Bytes().decode(Bytes().encode(every).tolist()) == every
-
-
-@needs_vocabulary
-def test_gpt2(gpt2: Gpt2) -> None:
-    for text, ids in (("Hello", 15496), (" hello", 23748), (" dog", 3290), (" my", 616)):
-        assert gpt2.encode(text.encode()).tolist() == [ids]
-    assert gpt2.decode([50256]) == b"<|endoftext|>"
-    for text in TEXTS:
-        ids = gpt2.encode(text.encode()).tolist()
-        assert 50256 not in ids
-        assert gpt2.decode(ids) == text.encode()
-    with pytest.raises(InputError, match="byte 1 of the text is not UTF-8"):
-        gpt2.encode(b"a\xff")
-
-
-@needs_vocabulary
-@pytest.mark.parametrize("i", [-1, 50257, 1 << 70])
-def test_ids_out_of_range(gpt2: Gpt2, i: int) -> None:
-    with pytest.raises(InputError, match=r"is not in 0\.\.50256"):
-        gpt2.decode([i])
-    with pytest.raises(InputError, match=r"is not in 0\.\.255"):
-        Bytes().decode([1, i])
-
-
-def test_unknown_tokenizer() -> None:
-    with pytest.raises(InputError, match=r"(?s)unknown tokenizer 'gpt-2'.*did you mean 'gpt2'"):
-        load_tokenizer("gpt-2")
-
-
-TWO_WAYS = r"(?s)cannot get the vocabulary.*{}.*help: connect to the network once, or set TIKTOKEN_CACHE_DIR"
-
-
-def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tiktoken.load
-
-    def refuse(path: str) -> bytes:
-        raise ConnectionError(f"no route to {path}")
-
-    monkeypatch.setattr(tiktoken.load, "read_file", refuse)
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
-    with pytest.raises(ToolMissing, match=TWO_WAYS.format("no route to")):
-        load_tokenizer("gpt2")
-
-
-def test_a_silent_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tiktoken.load
-
-    monkeypatch.setattr(tiktoken.load, "read_file", lambda path: time.sleep(1))
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
-    monkeypatch.setattr(tokenizer_module, "DOWNLOAD_SECONDS", 0.1)
-    with pytest.raises(ToolMissing, match=TWO_WAYS.format(r"no answer in 0\.1 s")):
-        load_tokenizer("gpt2")
 
 
 def test_default_corpus() -> None:
