@@ -54,16 +54,20 @@ class Agreement:
 def check_artefact(
     artefact: Artefact, library: Path, threads: int | None = None, progress: Progress | None = None
 ) -> Agreement:
+    """Load the artefact and check it as `check_model` does."""
+    return check_model(load_model(artefact, library, threads), progress)
+
+
+def check_model(model: Model, progress: Progress | None = None) -> Agreement:
     """Run every program on random tokens; NumericsError at the first call that is wrong.
 
     Programs of a training artefact run in the order of two steps, so that the second finds moments that are not zero.
     """
-    graphs = {graph.name: graph for graph in _graphs(artefact)}
-    model = load_model(artefact, library, threads)
+    graphs = {graph.name: graph for graph in _graphs(model.artefact)}
     initialise(model)
     _perturb(model)
     agreement = Agreement()
-    for number, (program, first) in enumerate(_schedule(artefact)):
+    for number, (program, first) in enumerate(_schedule(model.artefact)):
         _set_inputs(model, number, first)
         watch = _Watch(model, graphs[program], agreement, progress)
         watch.before(0)

@@ -6,6 +6,7 @@ folder itself is never written to.  A second build finds the library by its key 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import re
@@ -115,11 +116,23 @@ def _failure(what: str, complaint: str, cc: Compiler) -> GptcError:
 
 def _object_key(artefact: Artefact, unit: str, cc: Compiler) -> str:
     """All that decides the object's bytes: the source, the artefact's headers it includes, the command, the machine."""
-    digests = artefact.manifest.files
+    digests, flags = artefact.manifest.files, _compile_flags(artefact)
     sources = {name: digests[name] for name in sorted(_closure(artefact, unit))}
-    flags = _compile_flags(artefact)
+    if "-g" not in flags:
+        sources[unit] = _code_digest(artefact.folder / unit)
     cpu = host_cpu() if any(flag.endswith("=native") for flag in flags) else ""
     return content_hash("object", cc.identity, cpu, flags, unit, sources)
+
+
+def _code_digest(path: Path) -> str:
+    """Of a source without the comment that it begins with, which tells where a kernel is used and at which sizes.
+
+    So the kernels of one model serve it at any batch size, and other models.  Line numbers are lost with that; only
+    debug information has them.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)
+    head = next((index for index, line in enumerate(lines) if not line.startswith(b"//")), len(lines))
+    return hashlib.sha256(b"".join(lines[head:])).hexdigest()
 
 
 def _closure(artefact: Artefact, unit: str) -> set[str]:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact
+from gptc.runtime.machine import cores
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
-MAX_THREADS = 1024
+CROWD = 8
+"""Threads on a core that still end in about the time of one; a hundred would take a hundred times as long."""
 SPIN = "2000"
 """Turns that a thread waits for the next kernel before it sleeps: a few microseconds."""
 SMALLER = "compile the model with a smaller --batch or --seq"
@@ -43,6 +45,8 @@ class CpuModel:
         self.artefact = artefact
         self._library = _load(library, artefact)
         _check_processor(self._library, artefact)
+        if hasattr(self._library, "omp_get_max_threads"):  # what OMP_NUM_THREADS says
+            _check_threads(self._library.omp_get_max_threads())
         self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
         _check_memory(artefact)
         self._segments = {name: _allocate(artefact.manifest.segments[name]) for name in SEGMENTS}
@@ -81,8 +85,7 @@ class CpuModel:
 
     def set_threads(self, n: int) -> None:
         """Use n OpenMP threads from now on.  The results do not depend on it."""
-        if not 1 <= n <= MAX_THREADS:
-            raise InputError.of(f"{n} threads: must be in 1..{MAX_THREADS}")
+        _check_threads(n)
         try:
             self._library.omp_set_num_threads(n)
         except AttributeError:
@@ -125,6 +128,13 @@ def _check_processor(library: ctypes.CDLL, artefact: Artefact) -> None:
     if lacking := missing():
         message = f"{artefact.folder.name} needs a processor with {lacking.decode()}, which this one lacks"
         raise ToolMissing.of(message, None, "compile the model with --march native")
+
+
+def _check_threads(n: int) -> None:
+    most = CROWD * cores()
+    if not 1 <= n <= most:
+        hint = "each core needs one; without --threads and OMP_NUM_THREADS it gets it"
+        raise InputError.of(f"{n} threads: must be in 1..{most} on {cores()} cores", None, hint)
 
 
 def symbol(library: ctypes.CDLL, name: str) -> Any:

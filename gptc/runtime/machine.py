@@ -44,6 +44,11 @@ def this_machine(threads: int) -> Machine:
     return Machine(cpu, os.cpu_count() or 1, threads, memory, f"{platform.system()} {platform.release()}")
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def last_level_cache() -> int:
     """Bytes of the largest cache that the first core sees."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

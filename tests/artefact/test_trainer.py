@@ -137,6 +137,11 @@ def test_says_what_is_wrong(trainers: dict[str, Path], shard: Path, tmp_path: Pa
     for arguments, code, message in cases:
         done = run(folder, *arguments)
         assert (done.returncode, message in done.stderr) == (code, True), (arguments, done.returncode, done.stderr)
+    crowd = {"OMP_NUM_THREADS": "100000"}
+    done = subprocess.run(
+        ["./train", "--data", shard], cwd=folder, env=crowd, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "100000 threads on" in done.stderr) == (1, True)
     assert "--val-batches N" in run(folder, "--help").stdout
 
 

@@ -51,6 +51,14 @@ def edit(artefact: Artefact, name: str, text: str) -> Artefact:
     return open_artefact(artefact.folder)
 
 
+def with_flags(artefact: Artefact, flags: list[str]) -> Artefact:
+    path = artefact.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["build"]["flags"] = flags
+    path.write_text(json.dumps(manifest))
+    return open_artefact(artefact.folder)
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Artefact:
     return open_artefact(write_toy(tmp_path / "artefact"))
@@ -89,6 +97,18 @@ def test_only_what_changed_is_compiled(own: Artefact, cache: Cache, tmp_path: Pa
     assert starts(log) == []
 
 
+def test_what_a_source_says_of_its_use_does_not_matter(own: Artefact, cache: Cache) -> None:
+    """Debug information has line numbers, so there it does."""
+    loss = (own.folder / "kernels/loss.c").read_text()
+    for flags, again in ((["-fopenmp", "-Iinclude"], 0), (["-fopenmp", "-Iinclude", "-g"], 1)):
+        flagged = with_flags(own, flags)
+        build(flagged, None, cache)
+        changed = edit(flagged, "kernels/loss.c", "// loss: 2 calls\n//   models/toy.yaml:3\n" + loss)
+        assert build(changed, None, cache).compiled == again
+        assert build(edit(changed, "kernels/loss.c", loss + "// the end\n"), None, cache).compiled == 1
+        edit(changed, "kernels/loss.c", loss)
+
+
 def test_where_and_when_do_not_matter(own: Artefact, cache: Cache, tmp_path: Path) -> None:
     first = build(own, None, cache)
     twin = open_artefact(write_toy(tmp_path / "elsewhere"))
@@ -105,11 +125,7 @@ def test_compiler_flags_and_environment_matter(
     libraries.append(build(own, cc, cache).library)
     monkeypatch.setenv("CPATH", str(tmp_path))
     libraries.append(build(own, cc, cache).library)
-    path = own.folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["build"]["flags"] += ["-march=native"]
-    path.write_text(json.dumps(manifest))
-    native = open_artefact(own.folder)
+    native = with_flags(own, [*own.manifest.build.flags, "-march=native"])
     libraries.append(build(native, cc, cache).library)
     monkeypatch.setattr(build_module, "host_cpu", lambda: "another machine")
     libraries.append(build(native, cc, cache).library)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,9 @@ from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact, open_artefact
 from gptc.runtime.build import build
 from gptc.runtime.cache import Cache
-from gptc.runtime.cpu import CpuModel
+from gptc.runtime.cpu import CROWD, CpuModel
 from gptc.runtime.init import SEED, draw, initialise
+from gptc.runtime.machine import cores
 from gptc.runtime.manifest import Constant, Ones, Uniform
 from gptc.runtime.rng import Mt19937
 from tests.runtime.toy import write_toy
@@ -78,10 +82,21 @@ def test_same_bits_for_any_thread_count(toy: Artefact, shared_cache: Cache) -> N
     assert len(weights) == 1
 
 
-@pytest.mark.parametrize("n", [0, -1, 1025, 1 << 40])
+@pytest.mark.parametrize("n", [0, -1, CROWD * cores() + 1, 1 << 40])
 def test_absurd_thread_counts(model: CpuModel, n: int) -> None:
-    with pytest.raises(InputError, match=r"must be in 1\.\.1024"):
+    with pytest.raises(InputError, match=rf"{n} threads: must be in 1\.\.{CROWD * cores()} on {cores()} cores"):
         model.set_threads(n)
+
+
+def test_absurd_thread_counts_of_the_environment(toy: Artefact, shared_cache: Cache) -> None:
+    library = build(toy, cache=shared_cache).library
+    code = "import sys\nfrom gptc.runtime.artefact import open_artefact\nfrom gptc.runtime.cpu import CpuModel\n"
+    code += "from pathlib import Path\nCpuModel(open_artefact(sys.argv[1]), Path(sys.argv[2]))"
+    argv = [sys.executable, "-c", code, str(toy.folder), str(library)]
+    variables = {"OMP_NUM_THREADS": "100000", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(argv, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert "InputError" in done.stderr
+    assert "100000 threads: must be in 1.." in done.stderr
 
 
 def test_a_library_without_openmp(tmp_path: Path, shared_cache: Cache) -> None:
@@ -153,6 +168,11 @@ def test_libraries_that_do_not_fit(tmp_path: Path, toy: Artefact, shared_cache: 
     (tmp_path / "libmodel.so").write_bytes(b"not ELF")
     with pytest.raises(ToolMissing, match="cannot load libmodel"):
         CpuModel(toy, tmp_path / "libmodel.so")
+    lacking = tmp_path / "lacking"
+    write_toy(lacking, missing="avx1024")
+    with pytest.raises(ToolMissing, match="needs a processor with avx1024, which this one lacks") as caught:
+        CpuModel(open_artefact(lacking), build(open_artefact(lacking), cache=shared_cache).library)
+    assert caught.value.diagnostics[0].hint == "compile the model with --march native"
     program = {"name": "fly", "function": "gptc_fly", "inputs": [], "outputs": [], "calls": 0}
     with pytest.raises(InternalError, match="gptc_fly, which the library does not define"):
         CpuModel(edited(tmp_path, programs=[program]), build(toy, cache=shared_cache).library)

@@ -104,7 +104,7 @@ void gptc_logits(const struct gptc_memory *m) {
 """
 
 HOOK_C = "void (*gptc_after)(int call);\n"
-HOST_C = "const char *gptc_missing(void) { return 0; }\n"
+HOST_C = "const char *gptc_missing(void) { return %s; }\n"
 IO = {"tokens": "i32", "targets": "i32", "loss": "f32", "norm": "f32", "lr": "f32", "step": "f32", "first": "f32"}
 OUTPUTS = ("loss", "norm", "logits")
 PORTS = {
@@ -116,8 +116,13 @@ PORTS = {
 }
 
 
-def write_toy(folder: Path, batch: int = 2, seq: int = 8, micro_steps: int = 1, infer: bool = False) -> Path:
-    """Write the artefact; for inference with batch 1 and the program `logits`, else for training."""
+def write_toy(
+    folder: Path, batch: int = 2, seq: int = 8, micro_steps: int = 1, infer: bool = False, missing: str = ""
+) -> Path:
+    """Write the artefact; for inference with batch 1 and the program `logits`, else for training.
+
+    `missing` names instructions that it says the processor lacks.
+    """
     batch = 1 if infer else batch
     programs = ["logits"] if infer else ["evaluate", *(["step"] if micro_steps == 1 else ["micro_step", "update"])]
     targets = 320 + -(-4 * batch * seq // 64) * 64
@@ -128,7 +133,7 @@ def write_toy(folder: Path, batch: int = 2, seq: int = 8, micro_steps: int = 1, 
         "kernels/probs.c": PROBS_C,
         "kernels/loss.c": LOSS_C,
         "programs/hook.c": HOOK_C,
-        "programs/host.c": HOST_C,
+        "programs/host.c": HOST_C % (f'"{missing}"' if missing else "0"),
         **{f"programs/{name}.c": LOGITS_C if infer else TRAIN_C[name] for name in programs},
     }
     for name, text in sources.items():
