@@ -19,6 +19,8 @@ class Options:
     """Positions in a sequence (T)."""
     micro_steps: int = 1
     """Micro-steps whose gradients are summed before an update."""
+    ranks: bool = False
+    """Average gradients over the ranks of a job; how many there are is known when it runs."""
     precision: str = "f32"
     """`f32`, or `bf16`: bf16 compute with f32 masters and statistics."""
     recognise: bool = True

@@ -100,7 +100,8 @@ def _support(facts: _Facts) -> dict[str, str]:
             "include/support.cuh": render("cuda/support.cuh"),
             "programs/device.cu": render("cuda/program/device.cu"),
         }
-    return {
+    ranks = {"programs/ranks.c": _render("ranks.c")} if facts.options.ranks else {}
+    return ranks | {
         "include/host.h": _render("host.h"),
         "Makefile": _render("Makefile", **made, trains=facts.trains),
         "include/support.h": render("c/support.h", VEC=target.instructions.vector),

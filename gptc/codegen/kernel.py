@@ -56,9 +56,8 @@ class Element:
     """Counted in elements from the tensor's first."""
 
 
-Argument = Value | Element | tuple[Value, ...] | int | float
-"""A call's argument: a tensor's address, an address inside it, an array of addresses (`const float *const *`), or a
-number."""
+Argument = Value | Element | tuple[Value, ...] | tuple[int, ...] | int | float
+"""A call's argument: a tensor's address, an address inside it, an array of addresses or of integers, or a number."""
 
 
 @dataclass(frozen=True)

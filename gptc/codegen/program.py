@@ -161,10 +161,12 @@ class Speller:
         return lines[1:] if lines[:1] == [""] else lines
 
     def _call(self, call: Call) -> list[str]:
-        arguments = [text for argument in call.arguments for text in self._argument(argument)]
+        types = [parameter.ctype for parameter in call.kernel.signature]
+        pairs = zip(call.arguments, types, strict=True)
+        arguments = [text for argument, ctype in pairs for text in self._argument(argument, ctype)]
         return wrap(f"{call.kernel.name}(", arguments, ");", WIDTH - 4)
 
-    def _argument(self, argument: Argument) -> list[str]:
+    def _argument(self, argument: Argument, ctype: str) -> list[str]:
         """An argument, in pieces between which a line may end."""
         match argument:
             case Value():
@@ -172,9 +174,9 @@ class Speller:
             case Element(value, index):
                 return [f"{self._address(value)} + {c_int(index * value.type.dtype.size)}"]
             case tuple():
-                *most, last = map(self._address, argument)
+                *most, last = [c_int(a) if isinstance(a, int) else self._address(a) for a in argument]
                 first, *rest = [*most, f"{last}}}"]
-                return [f"(const float *const[]){{{first}", *rest]
+                return [f"({ctype.removesuffix('*').rstrip()}[]){{{first}", *rest]
             case int():
                 return [c_int(argument)]
             case float():
@@ -219,7 +221,7 @@ def _values(call: Call) -> list[Value]:
     found: list[Value] = []
     for argument in call.arguments:
         if isinstance(argument, tuple):
-            found += argument
+            found += [each for each in argument if isinstance(each, Value)]
         elif isinstance(argument, Element):
             found.append(argument.value)
         elif isinstance(argument, Value):

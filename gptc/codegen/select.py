@@ -53,7 +53,9 @@ def _ctype(argument: Argument, results: set[int]) -> str:
     if isinstance(argument, int | float):
         return "int64_t" if isinstance(argument, int) else "float"
     if isinstance(argument, tuple):
-        return "const float *const *"
+        if isinstance(argument[0], int):
+            return "const int64_t *"
+        return "float *const *" if id(argument[0]) in results else "const float *const *"
     value = argument.value if isinstance(argument, Element) else argument
     kind = ctype(value.type.dtype)
     return f"{kind} *" if id(value) in results else f"const {kind} *"
@@ -85,6 +87,11 @@ def _sum_squares(node: Node, target: Target) -> Call:
 
 def _global_norm(node: Node, target: Target) -> Call:
     return _fixed(node, target, (node.operands, *node.results, len(node.operands)))
+
+
+def _exchange(node: Node, target: Target) -> Call:
+    counts = tuple(v.type.count for v in node.operands)
+    return _fixed(node, target, (node.operands, node.results, counts, len(counts)))
 
 
 def _attention(node: Node, target: Target) -> Call:
@@ -198,6 +205,8 @@ SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "adamw": _adamw,
     "sum_squares": _sum_squares,
     "global_norm": _global_norm,
+    "all_reduce_begin": _exchange,
+    "all_reduce_end": _exchange,
     "attention": _attention,
     "attention_grad": _attention_grad,
     "cache_append": _cache_append,

@@ -65,6 +65,8 @@ class Op:
     """(result, operand) pairs that may share memory when the operand dies here and has the result's type."""
     kernel: ClassVar[str | None] = None
     """Base name of the template that computes it; None: gone before code generation."""
+    lazy: ClassVar[bool] = False
+    """True: it waits for something, and runs no earlier than the given order says."""
     differentiable: ClassVar[bool] = True
     """False: gradients stop here."""
     samples: ClassVar[Samples] = ()

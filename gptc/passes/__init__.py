@@ -8,6 +8,7 @@ from typing import Protocol
 from gptc.errors import UsageError, did_you_mean
 from gptc.ir.graph import Graph
 from gptc.options import Options
+from gptc.passes.bucket import Bucket
 from gptc.passes.cache import Cache, obstacle
 from gptc.passes.differentiate import Differentiate
 from gptc.passes.fuse import Fuse
@@ -33,6 +34,7 @@ PASSES: dict[str, type[Pass]] = {
     "precision": Precision,
     "layout": Layout,
     "remat": Remat,
+    "bucket": Bucket,
     "lower": Lower,
     "fuse": Fuse,
     "schedule": Schedule,
@@ -72,10 +74,10 @@ def pipelines(options: Options, training: Training, caches: bool = False) -> dic
             return {"logits": forward(options)}
         return {"prefill": generation(options, min(PREFILL, options.seq)), "decode": generation(options, 1)}
     if options.micro_steps == 1:
-        return {"step": train(options, optimizer("step", training)), "evaluate": forward(options)}
+        return {"step": train(options, optimizer("step", options, training)), "evaluate": forward(options)}
     return {
-        "micro_step": train(options, optimizer("collect", training)),
-        "update": (optimizer("apply", training), *kernels(options)),
+        "micro_step": train(options, optimizer("collect", options, training)),
+        "update": (optimizer("apply", options, training), *exchange(options), *kernels(options)),
         "evaluate": forward(options),
     }
 
@@ -110,7 +112,7 @@ def train(options: Options, update: Update) -> Pipeline:
         *recognise(options),
         Differentiate(1 / options.micro_steps),  # before precision: derivatives are of the mathematical graph
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
-        *compute(options, rematerialise(options.remat)),
+        *compute(options, (*rematerialise(options.remat), *exchange(options))),
     )
 
 
@@ -134,13 +136,13 @@ def recognise(options: Options) -> Pipeline:
     )
 
 
-def compute(options: Options, remat: Pipeline = ()) -> Pipeline:
-    """From mathematics to kernels in order."""
+def compute(options: Options, backward: Pipeline = ()) -> Pipeline:
+    """From mathematics to kernels in order; `backward` is for graphs that have gradients."""
     return (
         Precision(options.precision),  # before layout and fuse: they must see where values are rounded
         Simplify(),  # after differentiate, update and precision, which write plainly
         Layout(),  # before lower: regions read through views
-        *remat,  # after layout: a view costs nothing to keep; after simplify, which computes equal nodes once
+        *backward,  # after layout: a view costs nothing to keep; after simplify, which computes equal nodes once
         *kernels(options),
     )
 
@@ -163,7 +165,12 @@ def rematerialise(level: str) -> Pipeline:
     return (Remat(0 if kind == "cheap" else int(count) if count else None),)
 
 
-def optimizer(part: Part, training: Training) -> Update:
+def exchange(options: Options) -> Pipeline:
+    """What ranks send each other; nothing for a job of one."""
+    return (Bucket(),) if options.ranks else ()
+
+
+def optimizer(part: Part, options: Options, training: Training) -> Update:
     """The update that `training` asks for."""
     t = training
-    return Update(part, t.beta1, t.beta2, t.eps, t.weight_decay, t.clip)
+    return Update(part, t.beta1, t.beta2, t.eps, t.weight_decay, t.clip, options.ranks)

@@ -2,8 +2,9 @@
 
 Reads:    a graph at stage `fused`.       Leaves: stage `scheduled`.
 Does:     keep the given order, except that a node which frees at least as much memory as it takes runs as soon as it
-          can (a weight update, the squares of a gradient still in the cache); keep a buffer's new value behind every
-          reader of the old one; go back to the given order where that has the lower peak.
+          can (a weight update, the squares of a gradient still in the cache), unless all it does is wait; keep a
+          buffer's new value behind every reader of the old one; go back to the given order where that has the lower
+          peak.
 Does not: add or remove nodes.
 """
 
@@ -114,6 +115,7 @@ class _Eager:
         self.nodes = graph.nodes
         self.edges = edges
         self.position = {n.name: i for i, n in enumerate(graph.nodes)}
+        self.lazy = frozenset(n.name for n in graph.nodes if n.op.lazy)
         self.waiting = {name: len(names) for name, names in edges.before.items()}
         self.net = dict.fromkeys(self.position, 0)
         """Bytes that a node takes less those that would die with it if it ran now."""
@@ -157,7 +159,7 @@ class _Eager:
 
         def offer(name: str) -> None:
             if self.waiting[name] == 0:
-                heapq.heappush(ready, (self.net[name] > 0, self.position[name]))
+                heapq.heappush(ready, (self.net[name] > 0 or name in self.lazy, self.position[name]))
 
         for name in self.position:
             offer(name)

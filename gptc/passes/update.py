@@ -41,6 +41,8 @@ class Update:
     weight_decay: float = 0.0
     clip: float = 0.0
     """Largest global norm of the gradients; 0 leaves them as they are."""
+    ranks: bool = False
+    """Average the gradients over the ranks of a job first."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if self.part == "apply":
@@ -50,7 +52,7 @@ class Update:
         if self.part == "collect":
             collect(b, parameters(graph), grads)
         else:
-            self.update(b, parameters(graph), grads)
+            self.update(b, parameters(graph), self.exchanged(b, parameters(graph), grads))
         return b.build("differentiated")
 
     def apply(self, graph: Graph) -> Graph:
@@ -59,8 +61,22 @@ class Update:
         params = parameters(graph)
         for node in params.values():
             b.add_node(node)
-        self.update(b, params, {key: state(b, node, "grad") for key, node in params.items()})
+        sums = {key: state(b, node, "grad") for key, node in params.items()}
+        means = self.exchanged(b, params, sums)
+        for key in params if self.ranks else ():
+            b.output(f"{key}.grad", means[key])  # in place of the sum, which nothing reads any more
+        self.update(b, params, means)
         return b.build("differentiated")
+
+    def exchanged(self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> dict[str, Value]:
+        """The mean of every gradient over the ranks."""
+        if not self.ranks:
+            return dict(grads)
+        means: dict[str, Value] = {}
+        for key, node in params.items():
+            with b.place(node.span, f"exchange {key}"):
+                means[key] = b.all_reduce(grads[key], label=f"{node.name}.mean")
+        return means
 
     def update(self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
         """Append clipping and one `adamw` for each parameter."""

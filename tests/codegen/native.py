@@ -88,6 +88,7 @@ class Kernels:
 def build(folder: Path, sources: Mapping[str, str], target: Target, flags: Sequence[str] = ()) -> ctypes.CDLL:
     """Compile kernels as an artefact's Makefile would, with every warning an error."""
     texts = {**sources, "threads": "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n"}
+    texts["ranks"] = render("c/program/ranks.c")
     (folder / "support.h").write_text(render("c/support.h", VEC=target.instructions.vector))
     command = [target.compiler, *target.flags, *WARNINGS, "-fPIC", *flags, *CFLAGS]
 
@@ -107,6 +108,9 @@ def build(folder: Path, sources: Mapping[str, str], target: Target, flags: Seque
 def pass_argument(argument: Argument, memory: Mapping[str, Array], keep: list[Any]) -> Any:
     if isinstance(argument, int):
         return ctypes.c_int64(argument)
+    if isinstance(argument, tuple) and isinstance(argument[0], int):
+        keep.append((ctypes.c_int64 * len(argument))(*argument))
+        return keep[-1]
     if isinstance(argument, tuple):
         keep.append((ctypes.c_void_p * len(argument))(*(memory[v.name].ctypes.data for v in argument)))
         return keep[-1]

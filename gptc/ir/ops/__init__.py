@@ -4,6 +4,7 @@ from gptc.ir.op import REGISTRY
 from gptc.ir.ops import (
     attention,
     cache,
+    collective,
     elementwise,
     embedding,
     leaf,
@@ -21,6 +22,7 @@ __all__ = [
     "REGISTRY",
     "attention",
     "cache",
+    "collective",
     "elementwise",
     "embedding",
     "leaf",

@@ -1,0 +1,42 @@
+"""The ranks of a job, as the training loop sees them.  A job of one rank is a `World` too, and costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gptc.runtime.model import Model
+
+
+class World:
+    """A job of one rank; `gptc.runtime.dist` has the one of several."""
+
+    rank = 0
+    size = 1
+
+    def attach(self, model: Model) -> None:
+        """Average the gradients of `model` over the ranks from now on, and give all of them rank 0's weights."""
+
+    def mean(self, *values: float) -> tuple[float, ...]:
+        """The mean of each number over the ranks, the same on all of them."""
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so.  All of them must ask."""
+        return self.mean(float(flag))[0] > 0
+
+    def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Fill the arrays with what they hold on rank 0."""
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.rank == 0
+
+
+ALONE = World()
