@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 INSTALL = "pip install 'gptc[mpi]'"
-BEGIN = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
-END = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int64)
 
 
 def join() -> World:
@@ -52,7 +50,7 @@ class MpiWorld(World):
         if not isinstance(model, CpuModel):
             raise InputError.of("several ranks train on CPUs so far; this artefact is for a GPU")
         self.broadcast([model.segment("params"), model.segment("state")])
-        model.on_exchange(BEGIN(self.exchange.begin), END(self.exchange.end))
+        model.on_exchange(self.exchange.begin, self.exchange.end)
 
     def mean(self, *values: float) -> tuple[float, ...]:
         total = np.array(values, np.float64)
@@ -84,30 +82,32 @@ class Exchange:
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm = comm
         self.size = comm.Get_size()
-        self.pending: queue.SimpleQueue[tuple[int, list[NDArray[np.float32]]]] = queue.SimpleQueue()
+        self.pending: queue.SimpleQueue[tuple[threading.Event, list[NDArray[np.float32]]]] = queue.SimpleQueue()
         self.finished: dict[int, threading.Event] = {}
+        """First address of a bucket -> whether its means are there."""
         self.failed: BaseException | None = None
         threading.Thread(target=self._work, name="gptc exchange", daemon=True).start()
 
-    def begin(self, tensors: Any, sizes: Any, n: int) -> None:
-        """Take over n float tensors; called by the program."""
-        arrays = [_array(tensors[k], sizes[k]) for k in range(n)]
+    def begin(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
+        """Take over float tensors at these addresses."""
         self.finished[tensors[0]] = threading.Event()
-        self.pending.put((tensors[0], arrays))
+        self.pending.put((self.finished[tensors[0]], list(map(_floats, tensors, sizes))))
 
-    def end(self, tensors: Any, n: int) -> None:
-        """Return when the means of what `begin` took are there; called by the program."""
-        self.finished.pop(tensors[0]).wait()
+    def end(self, first: int) -> None:
+        """Return when the means are there of what `begin` took with this first address."""
+        self.finished.pop(first).wait()
+        if self.failed is not None:
+            raise self.failed
 
     def _work(self) -> None:
         while True:
-            key, arrays = self.pending.get()
+            finished, arrays = self.pending.get()
             try:
                 for array in arrays:
                     self._average(array)
-            except BaseException as error:  # noqa: BLE001  (told by the main thread, which waits for it)
+            except BaseException as error:  # raised again by the thread that waits
                 self.failed = error
-            self.finished[key].set()
+            finished.set()
 
     def _average(self, array: NDArray[np.float32]) -> None:
         for start in range(0, array.size, CHUNK):
@@ -116,6 +116,6 @@ class Exchange:
             part *= np.float32(1 / self.size)
 
 
-def _array(address: int, count: int) -> NDArray[np.float32]:
+def _floats(address: int, count: int) -> NDArray[np.float32]:
     """The floats at an address, in place."""
     return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (count,))

@@ -1,0 +1,57 @@
+"""Ranks with a share of the batch each train as one rank with all of it, and repeat to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptc.runtime.launch import find_launcher
+from tests.ranks.job import BATCH, LENGTH
+from tests.system.workshop import NANO, Workshop
+
+pytest.importorskip("mpi4py", reason="ranks need mpi4py")
+LAUNCHER = find_launcher()
+pytestmark = pytest.mark.skipif(LAUNCHER is None, reason="ranks need mpiexec")
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, size: int, seed: int = 5) -> list[dict[str, Any]]:
+    """What each rank prints."""
+    assert LAUNCHER is not None
+    command = LAUNCHER.command(size, [sys.executable, "-m", "mpi4py", "-m", "tests.ranks.job", str(folder), str(seed)])
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | LAUNCHER.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(each["rank"] for each in found) == list(range(size))
+    return found
+
+
+def test_ranks_are_one(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    for size in (1, 2, 4):
+        shop.build(NANO, BATCH // size, LENGTH, ranks=True)
+    alone, *_ = run(tmp_path, 1)
+    for size in (2, 4):
+        first = run(tmp_path, size)
+        assert len({(each["weights"], *each["losses"], each["norm"]) for each in first}) == 1, "ranks disagree"
+        # Sums of B/R and then of R terms instead of B: a few roundings a step, which training does not magnify much.
+        np.testing.assert_allclose(first[0]["losses"], alone["losses"], rtol=1e-5)
+        np.testing.assert_allclose(first[0]["norm"], alone["norm"], rtol=1e-4)
+    again = run(tmp_path, 4)
+    assert again[0]["weights"] == first[0]["weights"], "a second run gives other bits"
