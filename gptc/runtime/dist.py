@@ -8,17 +8,25 @@ main thread between programs.  Sums are taken by MPI in an order that depends on
 from __future__ import annotations
 
 import ctypes
+import os
 import queue
+import shutil
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import InputError, ToolMissing
+from gptc.errors import InputError, StorageError, ToolMissing
 from gptc.runtime.cpu import CpuModel
+from gptc.runtime.job import SIGNS
 from gptc.runtime.model import Model
+from gptc.runtime.pulse import EVERY, Pulse, diagnose, read_signs
 from gptc.runtime.world import World
 
 if TYPE_CHECKING:
@@ -28,23 +36,28 @@ INSTALL = "pip install 'gptc[mpi]'"
 
 
 def join() -> World:
-    """The job that this process was started in."""
+    """The job that this process was started in.  Every rank must leave it with `finish`."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py finds no MPI library: RuntimeError
         raise ToolMissing.of(f"this rank cannot use MPI: {error}", None, INSTALL) from None
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise ToolMissing.of("this MPI allows one thread only; gradients travel on a second one", None, INSTALL)
-    return MpiWorld(MPI.COMM_WORLD)
+    return MpiWorld(MPI.COMM_WORLD, os.environ.get(SIGNS))
 
 
 class MpiWorld(World):
     """The ranks of an MPI communicator."""
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    def __init__(self, comm: MPI.Comm, signs: str | None) -> None:
+        """`signs` is where a parent looks for signs of life; without, rank 0 watches the others itself."""
         self.comm = comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self.exchange = Exchange(comm.Dup())
+        self.own_signs = "" if signs else _folder_for_all(comm)
+        self.pulse = Pulse(Path(signs or self.own_signs), self.rank)
+        self.exchange = Exchange(comm.Dup(), self.pulse)
+        if self.own_signs and self.leads:
+            threading.Thread(target=self._watch, name="gptc watch", daemon=True).start()
 
     def attach(self, model: Model) -> None:
         if not isinstance(model, CpuModel):
@@ -54,16 +67,41 @@ class MpiWorld(World):
 
     def mean(self, *values: float) -> tuple[float, ...]:
         total = np.array(values, np.float64)
-        self.comm.Allreduce(_in_place(), total)
+        with self.pulse.waiting():
+            self.comm.Allreduce(_in_place(), total)
+        self.pulse.turn()
         return tuple((total / self.size).tolist())
 
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         for array in arrays:
             for start in range(0, array.size, CHUNK):
-                self.comm.Bcast(array.reshape(-1)[start : start + CHUNK], root=0)
+                with self.pulse.waiting():
+                    self.comm.Bcast(array.reshape(-1)[start : start + CHUNK], root=0)
 
     def barrier(self) -> None:
-        self.comm.Barrier()
+        with self.pulse.waiting():
+            self.comm.Barrier()
+
+    def finish(self) -> None:
+        self.barrier()
+        self.pulse.finish()
+        self.barrier()
+        if self.own_signs and self.leads:
+            shutil.rmtree(self.own_signs, ignore_errors=True)
+
+    def _watch(self) -> None:
+        while not self.pulse.done:
+            time.sleep(EVERY)
+            if trouble := diagnose(read_signs(self.pulse.path.parent, self.size), time.time()):
+                sys.stderr.write(f"error: {trouble}: the job is ended\n")
+                self.comm.Abort(StorageError.code)
+
+
+def _folder_for_all(comm: MPI.Comm) -> str:
+    """A new folder that every rank sees: beside the run, because /tmp differs from host to host."""
+    name = tempfile.mkdtemp(prefix=".gptc-ranks-", dir=".") if comm.Get_rank() == 0 else ""
+    shared: str = comm.bcast(name, root=0)
+    return shared
 
 
 CHUNK = 1 << 28
@@ -79,8 +117,9 @@ def _in_place() -> Any:
 class Exchange:
     """Averages tensors over the ranks on a thread of its own, in the order in which they are handed in."""
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    def __init__(self, comm: MPI.Comm, pulse: Pulse) -> None:
         self.comm = comm
+        self.pulse = pulse
         self.size = comm.Get_size()
         self.pending: queue.SimpleQueue[tuple[threading.Event, list[NDArray[np.float32]]]] = queue.SimpleQueue()
         self.finished: dict[int, threading.Event] = {}
@@ -95,7 +134,8 @@ class Exchange:
 
     def end(self, first: int) -> None:
         """Return when the means are there of what `begin` took with this first address."""
-        self.finished.pop(first).wait()
+        with self.pulse.waiting():
+            self.finished.pop(first).wait()
         if self.failed is not None:
             raise self.failed
 

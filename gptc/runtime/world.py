@@ -33,6 +33,9 @@ class World:
     def barrier(self) -> None:
         """Return when every rank has come here."""
 
+    def finish(self) -> None:
+        """Leave the job, with all others."""
+
     @property
     def leads(self) -> bool:
         """Whether this is the rank that prints and writes."""

@@ -40,6 +40,7 @@ def main(folder: Path, seed: int) -> None:
         losses.append(*world.mean(float(model["loss"])))
     weights = hashlib.sha256(model.segment("params").data).hexdigest()
     found = {"rank": world.rank, "size": world.size, "weights": weights, "losses": losses, "norm": float(model["norm"])}
+    world.finish()
     sys.stdout.write(json.dumps(found) + "\n")  # one write, so that ranks do not interleave
 
 

@@ -1,0 +1,126 @@
+"""A job of several ranks, from the process that starts it: forwards signals, and ends it when it cannot go on.
+
+The launcher gets a session of its own, so that a signal from the terminal reaches this process alone.  It hands SIGINT
+and SIGTERM to rank 0, from which the others learn of them: some launchers would kill their ranks instead.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from gptc.errors import InputError, InternalError, NumericsError, StorageError, ToolMissing, UsageError
+from gptc.runtime.launch import Launcher, find_launcher
+from gptc.runtime.pulse import Sign, diagnose, read_signs
+
+SIGNS = "GPTC_SIGNS"
+"""Variable that tells a rank where to give its signs of life."""
+POLL = 0.2
+GRACE = 2.0
+"""Seconds between two looks at the ranks, and for the launcher to end by itself."""
+EXPLAINED = (*(e.code for e in (InputError, UsageError, ToolMissing, NumericsError, StorageError)), InternalError.code)
+"""Exit codes of a rank that has printed what is wrong."""
+INSTALL = "pip install 'gptc[mpi]' brings one"
+
+
+def launcher() -> Launcher:
+    """The MPI launcher; ToolMissing without."""
+    found = find_launcher()
+    if found is None:
+        raise ToolMissing.of("several ranks need an MPI launcher, and there is no mpiexec", None, INSTALL)
+    return found
+
+
+def run_ranks(size: int, argv: Sequence[str]) -> int:
+    """Run `python -m mpi4py ARGV` as `size` ranks; returns their exit code.
+
+    Raises StorageError, which names the rank, when one dies, stops or keeps the others waiting.
+    """
+    start = launcher()
+    with tempfile.TemporaryDirectory(prefix="gptc-ranks-") as name:
+        folder = Path(name)
+        command = start.command(size, [sys.executable, "-m", "mpi4py", *argv])
+        process = subprocess.Popen(command, env=os.environ | start.environment | {SIGNS: name}, start_new_session=True)
+        with _forwarding(folder, process.pid):
+            deaths = Deaths()
+            while (code := process.poll()) is None:
+                signs = read_signs(folder, size)
+                deaths.watch(signs)
+                deaths.wait(POLL)
+                if trouble := diagnose(read_signs(folder, size), time.time(), deaths.order):
+                    return _end(process, signs, trouble)
+    return code if code >= 0 else 128 - code
+
+
+class Deaths:
+    """Who ends first: a launcher ends the other ranks within milliseconds of the first."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        """Processes that have ended."""
+        self.poll = select.poll()
+        self.watched: dict[int, int] = {}
+        """File descriptor of a process -> its number."""
+
+    def watch(self, signs: Sequence[Sign]) -> None:
+        """Watch the processes of this machine among them, each once."""
+        for sign in signs:
+            known = sign.pid in self.order or sign.pid in self.watched.values()
+            if sign.host == socket.gethostname() and not known:
+                with suppress(ProcessLookupError):
+                    descriptor = os.pidfd_open(sign.pid)
+                    self.watched[descriptor] = sign.pid
+                    self.poll.register(descriptor, select.POLLIN)
+
+    def wait(self, seconds: float) -> None:
+        """Return at the next end of a process, or after some time."""
+        for descriptor, _ in self.poll.poll(seconds * 1e3):
+            self.order.append(self.watched.pop(descriptor))
+            self.poll.unregister(descriptor)
+            os.close(descriptor)
+
+
+def _end(process: subprocess.Popen[bytes], signs: Sequence[Sign], trouble: str) -> int:
+    """Stop every rank, after each has printed where it is; returns the code of a rank that has explained itself."""
+    with suppress(subprocess.TimeoutExpired):
+        code = process.wait(GRACE)  # a launcher ends the others by itself when a rank dies
+        if code in EXPLAINED:
+            sys.stderr.write(f"{trouble}\n")
+            return code
+    for number in (signal.SIGUSR1, signal.SIGKILL):
+        for sign in signs:
+            with suppress(ProcessLookupError):
+                os.kill(sign.pid, number)
+        time.sleep(POLL)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    hint = "gptc train --resume auto goes on from the last checkpoint"
+    raise StorageError.of(f"{trouble}: the job is ended", None, hint)
+
+
+@contextmanager
+def _forwarding(folder: Path, group: int) -> Iterator[None]:
+    """Signals for this process go to rank 0, or to the launcher while there is no rank yet."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        signs = read_signs(folder, 1)
+        with suppress(ProcessLookupError):
+            os.kill(signs[0].pid, number) if signs else os.killpg(group, number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
