@@ -136,7 +136,7 @@ def lower(planned: Planned, target: Target) -> list[Program]:
 
     programs = []
     for graph in planned.graphs:
-        calls = [select(node, target) for node in graph.nodes]
+        calls = [select(node, target, graph.plan) for node in graph.nodes]
         programs.append(Program(graph, tuple(call for call in calls if call is not None)))
     return programs
 

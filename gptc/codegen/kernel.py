@@ -67,3 +67,5 @@ class Call:
     node: Node
     kernel: KernelSpec
     arguments: tuple[Argument, ...]
+    note: str = ""
+    """Why this kernel serves and not a faster one."""

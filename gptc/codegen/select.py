@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from gptc.codegen.kernel import Argument, Call, Element, KernelSpec, Parameter
 from gptc.codegen.operands import ctype, tensor_parameter
@@ -13,6 +14,7 @@ from gptc.codegen.select_gemm import select_gemm
 from gptc.codegen.select_map import select_map
 from gptc.codegen.select_row import select_row
 from gptc.codegen.target import Target
+from gptc.codegen.tensor_cores import PACKET, Plan, begin_aligned, choose_attention
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
@@ -22,10 +24,15 @@ from gptc.ir.ops.shape import Concat
 from gptc.ir.types import DType, TensorType
 
 
-def select(node: Node, target: Target) -> Call | None:
-    """The call that computes `node`; None for leaves and views, which are places and no work."""
+def select(node: Node, target: Target, plan: Plan | None = None) -> Call | None:
+    """The call that computes `node`; None for leaves and views, which are places and no work.
+
+    `plan` says where values lie: some kernels read only what begins at multiples of 16 bytes.
+    """
     if node.op.kernel is None:
         return None
+    if node.op.name in PLACED:
+        return PLACED[node.op.name](node, target, plan or {})
     if node.op.name not in SELECTORS:
         raise InternalError.of(f"target {target.name} has no kernel for {node.op.name}", node.span)
     return SELECTORS[node.op.name](node, target)
@@ -94,12 +101,12 @@ def _exchange(node: Node, target: Target) -> Call:
     return _fixed(node, target, (node.operands, node.results, counts, len(counts)))
 
 
-def _attention(node: Node, target: Target) -> Call:
+def _attention(node: Node, target: Target, plan: Plan) -> Call:
     assert isinstance(node.op, Attention)
     q, k, v = node.operands
     strides = _strides(q.type, k.type, v.type, node.results[0].type)
     arguments: tuple[Argument, ...] = (*node.operands, *node.results, *_heads(q, k), *strides)
-    return _attend(node, q, target, arguments)
+    return _attend(node, q, target, arguments, plan)
 
 
 def _cache_append(node: Node, target: Target) -> Call:
@@ -118,7 +125,7 @@ def _attention_cached(node: Node, target: Target) -> Call:
     return _fixed(node, target, (*node.operands, *node.results, *sizes, *strides), {"scale": node.op.scale})
 
 
-def _attention_grad(node: Node, target: Target) -> Call:
+def _attention_grad(node: Node, target: Target, plan: Plan) -> Call:
     assert isinstance(node.op, AttentionGrad)
     dout, q, k, v, out, _ = node.operands
     grads: tuple[Argument, ...] = node.results
@@ -127,20 +134,32 @@ def _attention_grad(node: Node, target: Target) -> Call:
         grads, kinds = _unpack(node.results[0], q.type, k.type)
     strides = _strides(*(x.type for x in (dout, q, k, v, out)), *kinds)
     arguments: tuple[Argument, ...] = (*node.operands, *grads, *_heads(q, k), *strides)
-    return _attend(node, q, target, arguments)
+    return _attend(node, q, target, arguments, plan)
 
 
-def _attend(node: Node, q: Value, target: Target, arguments: tuple[Argument, ...]) -> Call:
+def _attend(node: Node, q: Value, target: Target, arguments: tuple[Argument, ...], plan: Plan) -> Call:
     """A call of the target's attention or its gradient.  On a GPU the length of a head is part of the kernel."""
     op = node.op
     assert isinstance(op, (Attention, AttentionGrad))
-    stem = _attention_stem(op.kernel or "", op, q)
+    kernel = op.kernel or ""
+    stem = _attention_stem(kernel, op, q)
     params: Params = {"causal": op.causal, "scale": op.scale}
-    if target.name == "cuda":
-        return _fixed(node, target, arguments, params | {"D": int(q.type.shape[-1])}, stem, f"{op.kernel}_f32")
-    return _fixed(
-        node, target, arguments, params | {"dtype": str(q.type.dtype), "MR": target.instructions.attention_rows}, stem
-    )
+    if target.name != "cuda":
+        params |= {"dtype": str(q.type.dtype), "MR": target.instructions.attention_rows}
+        return _fixed(node, target, arguments, params, stem)
+    size = int(q.type.shape[-1])
+    choice = choose_attention(kernel, size, q.type.dtype, _heads_aligned(arguments, plan), target.march)
+    call = _fixed(node, target, arguments, params | {"D": size} | dict(choice.params), stem, choice.template)
+    return replace(call, note=choice.note)
+
+
+def _heads_aligned(arguments: tuple[Argument, ...], plan: Plan) -> bool:
+    """Whether every vector of a head begins at a multiple of 16 bytes: the tensors and, at the end, all strides."""
+    parts = [a for a in arguments if isinstance(a, Element)]
+    values = [a for a in arguments if isinstance(a, Value)] + [a.value for a in parts]
+    numbers = [a for a in arguments if isinstance(a, int)]
+    strides = numbers[5:]  # after B, H, Hkv, T, D
+    return begin_aligned(values, plan) and all(x % PACKET == 0 for x in (*strides, *(a.index for a in parts)))
 
 
 def _attention_stem(template: str, op: Attention | AttentionGrad, q: Value) -> str:
@@ -198,7 +217,6 @@ SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "map": select_map,
     "row": select_row,
     "column": select_column,
-    "gemm": select_gemm,
     "concat": _concat,
     "embedding": _embedding,
     "scatter_add": _scatter_add,
@@ -207,8 +225,12 @@ SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "global_norm": _global_norm,
     "all_reduce_begin": _exchange,
     "all_reduce_end": _exchange,
-    "attention": _attention,
-    "attention_grad": _attention_grad,
     "cache_append": _cache_append,
     "attention_cached": _attention_cached,
 }
+PLACED: dict[str, Callable[[Node, Target, Plan], Call]] = {
+    "gemm": select_gemm,
+    "attention": _attention,
+    "attention_grad": _attention_grad,
+}
+"""Ops whose kernels differ by where their operands lie."""

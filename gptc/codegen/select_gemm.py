@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from gptc.codegen.kernel import Call, KernelSpec, Parameter
 from gptc.codegen.loops import Strides, collapse
@@ -13,6 +14,8 @@ from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import Block, Expr
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
+from gptc.codegen.tensor_cores import Matmul, Plan, begin_aligned
+from gptc.codegen.tensor_cores import Plan
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.region import Gemm
@@ -24,8 +27,8 @@ GEMV_ROWS = 4
 SIZES = ("M", "N", "K", "lda", "ldb", "ldc", "batch0", "batch1", "sa0", "sa1", "sb0", "sb1", "sc0", "sc1")
 
 
-def select_gemm(node: Node, target: Target) -> Call:
-    """The call for a `gemm` region: template `matmul`, or `gemv` for a few rows."""
+def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
+    """The call for a `gemm` region: template `matmul`, `gemv` for a few rows, on a GPU what its tensor cores take."""
     op = node.op
     assert isinstance(op, Gemm)
     a, b = (v.type for v in node.operands[:2])
@@ -33,61 +36,110 @@ def select_gemm(node: Node, target: Target) -> Call:
         raise InternalError.of(f"target {target.name} multiplies no {a}", node.span)
     product = op.product([v.type for v in node.operands])
     form = Product.of(a, b, product, op.trans_a, op.trans_b)
+    if target.name == "cuda" and a.dtype is DType.bf16:
+        return _on_tensor_cores(node, form, product, target, plan)
 
     few = form.rows_of_few if target.name == "c" and a.dtype is DType.f32 else 0
     told = slice(1, 6) if few else slice(None)  # gemv makes one product, and has its number of rows in its text
     template = "gemv" if few else "matmul_f32" if target.name == "cuda" else "matmul"
     sums = {f"sum{m}" for m in range(GEMV_ROWS)} if few else set()
-    names = Names(identifiers(target.template(template)) | sums)
-    acc, *rest = op.body.inputs
-    inputs = [
-        (names.new(name), _access(value.type, product, form), value)
-        for name, value in zip(rest, node.operands[2:], strict=True)
-    ]
-    results = [(names.new(n, "_out"), n, v) for n, v in zip(op.body.outputs, node.results, strict=True)]
-    stmts = live(op.body)
-    block = Block({acc: Expr("acc")}, stmts, op.body.outputs, names.new)
-    for name, (local, _, value) in zip(rest, inputs, strict=True):
-        block.define(name, read(value.type.dtype, local))
-    for stmt in stmts:
-        block.add(stmt)
-
+    code = _Epilogue(node, product, form, identifiers(target.template(template)) | sums)
     spec = KernelSpec(
         template,
         "gemv" + stem(node, str(few)).removeprefix(node.op.name) if few else stem(node, form.name),
         {
             **({"rows": few} if few else _blocking(a, form, target)),
-            "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in inputs],
-            "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in results],
-            "body": block.lines,
-            "stores": [write(v.type.dtype, f"*{name}", block.values[output]) for name, output, v in results],
+            "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in code.inputs],
+            "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in code.results],
+            "body": code.block.lines,
+            "stores": [write(v.type.dtype, f"*{name}", code.block.values[output]) for name, output, v in code.results],
         },
-        _signature(node, inputs, results, SIZES[told]),
+        code.signature(SIZES[told]),
     )
-    tensors = [*node.operands[:2], *(v for _, _, v in inputs), *(v for _, _, v in results)]
-    return Call(node, spec, (*tensors, *form.sizes[told]))
+    return Call(node, spec, (*code.tensors, *form.sizes[told]))
+
+
+def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Target, plan: Plan) -> Call:
+    """The call of `matmul_sm90` or `matmul`, whose epilogue gets floats and gives floats."""
+    templates = [target.template(name) for name in ("matmul", "matmul_sm90")]
+    code = _Epilogue(node, product, form, frozenset().union(*map(identifiers, templates)), loaded=True)
+    like_c = [v for _, access, v in code.inputs if access == "full"]
+    m, n, k, lda, ldb, ldc, batch0, batch1, *apart = form.sizes
+    work = Matmul(
+        m, n, k, form.trans_a, form.trans_b, (lda, ldb, ldc), tuple(apart) if batch0 * batch1 > 1 else (),
+        sum(v.type.dtype is DType.bf16 for v in node.results), sum(v.type.dtype is DType.bf16 for v in like_c),
+        begin_aligned((*node.operands, *node.results), plan),
+    )  # fmt: skip
+    choice = work.choose(target.march)
+    names, sizes = SIZES, form.sizes
+    if choice.template == "matmul_sm90":
+        names = (*SIZES[:6], "splits", "sweep")
+        splits = work.parts(cast(int, choice.params["BN"])) if choice.params["split"] else 1
+        sizes = (*form.sizes[:6], splits, work.sweep())
+    kinds = {DType.f32: "float", DType.bf16: "bf16"}
+    values = [(name, value.unrounded or value.text) if v.type.dtype is DType.bf16 else (name, value.text)
+              for name, output, v in code.results for value in (code.block.values[output],)]  # fmt: skip
+    spec = KernelSpec(
+        choice.template,
+        stem(node, form.name),
+        {
+            **choice.params,
+            "trans_a": form.trans_a,
+            "trans_b": form.trans_b,
+            "inputs": [{"name": n, "ctype": kinds[v.type.dtype], "access": access} for n, access, v in code.inputs],
+            "results": [{"name": n, "ctype": kinds[v.type.dtype]} for n, _, v in code.results],
+            "body": code.block.lines,
+            "stores": values,
+        },
+        code.signature(names),
+    )
+    return Call(node, spec, (*code.tensors, *sizes), choice.note)
+
+
+class _Epilogue:
+    """The body of a region behind a product: what it reads and makes, each with its name, and its statements."""
+
+    def __init__(
+        self, node: Node, product: TensorType, form: Product, reserved: Collection[str], loaded: bool = False
+    ) -> None:
+        """`loaded`: inputs are floats already, not places in memory."""
+        op = node.op
+        assert isinstance(op, Gemm)
+        self.factors = node.operands[:2]
+        names = Names(reserved)
+        acc, *rest = op.body.inputs
+        self.inputs = [
+            (names.new(name), _access(value.type, product, form), value)
+            for name, value in zip(rest, node.operands[2:], strict=True)
+        ]
+        self.results = [(names.new(n, "_out"), n, v) for n, v in zip(op.body.outputs, node.results, strict=True)]
+        stmts = live(op.body)
+        self.block = Block({acc: Expr("acc")}, stmts, op.body.outputs, names.new)
+        for name, (local, _, value) in zip(rest, self.inputs, strict=True):
+            self.block.define(name, Expr(local) if loaded else read(value.type.dtype, local))
+        for stmt in stmts:
+            self.block.add(stmt)
+
+    @property
+    def tensors(self) -> tuple[Value, ...]:
+        """In the order of the signature."""
+        return (*self.factors, *(v for _, _, v in self.inputs), *(v for _, _, v in self.results))
+
+    def signature(self, sizes: Sequence[str]) -> tuple[Parameter, ...]:
+        a, b = self.factors
+        return (
+            tensor_parameter("a", a, True, ""),
+            tensor_parameter("b", b, True, ""),
+            *(tensor_parameter(name, value, True, SHAPES[access]) for name, access, value in self.inputs),
+            *(tensor_parameter(name, value, False, "[M, N]") for name, _, value in self.results),
+            *(Parameter(name, "int64_t") for name in sizes),
+        )
 
 
 def _blocking(a: TensorType, form: Product, target: Target) -> dict[str, object]:
     """What a blocked product is made for; the one for CUDA has its blocking in its text."""
     tile = {} if target.name == "cuda" else dict(zip(("MR", "NR"), target.instructions.tile, strict=True))
     return {"dtype": str(a.dtype), "trans_a": form.trans_a, "trans_b": form.trans_b, **tile}
-
-
-def _signature(
-    node: Node,
-    inputs: Sequence[tuple[str, str, Value]],
-    results: Sequence[tuple[str, str, Value]],
-    sizes: Sequence[str],
-) -> tuple[Parameter, ...]:
-    a, b = node.operands[:2]
-    return (
-        tensor_parameter("a", a, True, ""),
-        tensor_parameter("b", b, True, ""),
-        *(tensor_parameter(name, value, True, SHAPES[access]) for name, access, value in inputs),
-        *(tensor_parameter(name, value, False, "[M, N]") for name, _, value in results),
-        *(Parameter(name, "int64_t") for name in sizes),
-    )
 
 
 def _access(kind: TensorType, product: TensorType, form: Product) -> str:

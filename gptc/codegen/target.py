@@ -72,8 +72,7 @@ def target_for(options: Options) -> Target:
     compiler = os.environ.get("NVCC", "nvcc") if cuda else options.compiler
     target = describe_cuda(compiler, options.march) if cuda else describe(compiler, options.march)
     if options.precision == "bf16" and not target.bf16:
-        lacks = f"-march={options.march} has no instruction that multiplies bf16 (AVX512_BF16)"
-        message = "target cuda has no kernels for bf16 operands" if cuda else lacks
+        message = f"-march={options.march} has no instruction that multiplies bf16 (AVX512_BF16)"
         raise InputError.of(message, None, "use --precision f32")
     return target
 
@@ -94,7 +93,7 @@ def describe_cuda(compiler: str, march: str) -> Target:
     refused = _output([compiler, "--dryrun", code, "-x", "cu", "-c", os.devnull, "-o", os.devnull]) is None
     if refused or not re.fullmatch(r"sm_\d+[a-z]?", arch):
         raise InputError.of(f"{compiler} knows no architecture {march!r}", None, f"it knows {', '.join(known.split())}")
-    return Target("cuda", compiler, arch, (*CUDA_FLAGS, code), False, suffix="cu")
+    return Target("cuda", compiler, arch, (*CUDA_FLAGS, code), True, suffix="cu")
 
 
 @cache

@@ -1,0 +1,156 @@
+"""Which kernel multiplies bf16 on a GPU, and how its work is cut.
+
+Hopper's kernels (`matmul_sm90`, `attention_sm90`) read rows that begin at multiples of 16 bytes; those of the floor,
+sm_80, take any matrix but the same heads; what both refuse is computed on the ordinary units.  The numbers were
+measured on an H200 with the shapes of GPT-2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from gptc.ir.graph import Placement, Value
+from gptc.ir.types import DType
+
+HOPPER = "sm_90a"
+PROCESSORS = 132
+"""Multiprocessors of an H100 or H200 (SXM): how a sum over k is cut must not depend on the device that runs it."""
+SHARED_BYTES = 232_448
+"""Shared memory of a block on Hopper."""
+CACHED_BYTES = 12 << 20
+"""Rows of A that stay in the L2 cache while B passes by."""
+UNIT_STEPS = 20
+"""What beginning and ending a unit of work costs, in steps of 64 along k."""
+PACKET = 8
+"""Elements of bf16 in the 16 bytes that copies move."""
+
+Plan = Mapping[str, Placement]
+"""Where values lie; one without a place begins a storage of its own, which is aligned."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A template, what it is made for, and why it is not a faster one."""
+
+    template: str
+    params: Mapping[str, object]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """What choosing needs to know of one product: C[M, N] = op(a) op(b), sums over K."""
+
+    m: int
+    n: int
+    k: int
+    trans_a: bool
+    trans_b: bool
+    rows: tuple[int, ...]
+    """Elements from row to row of a, b and c."""
+    apart: tuple[int, ...]
+    """Elements between the products of a batch; empty when there is one."""
+    staged: int
+    """bf16 results."""
+    fetched: int
+    """bf16 inputs like C."""
+    aligned: bool
+    """Whether all matrices begin at multiples of 16 bytes."""
+
+    def choose(self, march: str) -> Choice:
+        """`matmul_sm90` where it can, else `matmul`."""
+        why = self._refused(march)
+        if not why:
+            params = self._hopper()
+            if params:
+                return Choice("matmul_sm90", params)
+            why = "its inputs and results do not fit in shared memory"
+        packed = self.aligned and all(x % PACKET == 0 for x in (*self.rows, *self.apart))
+        note = "" if packed else "elements are loaded one at a time: rows do not begin at multiples of 16 bytes"
+        params = {"BM": 128, "BN": 128, "ROWS": 4, "COLUMNS": 2, "STAGES": 3, "aligned": packed}
+        return Choice("matmul", params, note or (f"not matmul_sm90: {why}" if march == HOPPER else ""))
+
+    def _refused(self, march: str) -> str:
+        """Why Hopper's kernel cannot serve; empty when it may."""
+        if march != HOPPER:
+            return f"the code is for {march}"
+        if self.apart:
+            return "a batch of products"
+        if not self.aligned or any(x % PACKET for x in (self.n, *self.rows)):
+            return "rows do not begin at multiples of 16 bytes"
+        return ""
+
+    def _hopper(self) -> dict[str, object]:
+        """Tiles and stages; empty when they do not fit."""
+        whole = min((192, 128), key=lambda width: (ceil(self.n / width) * width, -width))
+        turns = {"BN": whole, "BLOCKS": 2, "STAGES": 4, "pingpong": True, "split": False, "fetch": self.fetched > 0}
+        options = [turns]
+        if self.trans_a and not self.trans_b:  # few tiles, long sums: the gradient of a weight
+            options = sorted(
+                ({"BN": 192, "BLOCKS": 1, "STAGES": 5, "split": True}, {"BN": 256, "BLOCKS": 1, "STAGES": 4, "split": False}),
+                key=lambda o: (self._time(int(o["BN"]), bool(o["split"])), o["split"]),
+            )  # fmt: skip
+            options = [{**o, "pingpong": False, "fetch": self.fetched > 0} for o in options]
+        for option in options:
+            stages = next((s for s in (5, 4, 3) if s <= int(option["STAGES"]) and self._shared(option, s) <= SHARED_BYTES), 0)
+            if stages:
+                return option | {"STAGES": stages}
+        return {}
+
+    def _shared(self, option: Mapping[str, object], stages: int) -> int:
+        """Bytes of shared memory of a block."""
+        width = int(option["BN"])
+        staging = self.staged if self.fetched else 2 * self.staged
+        return 1024 + stages * ((128 + width) * 128 + 16) + 16384 * staging + 16384 * width // 64 * self.fetched
+
+    def _time(self, width: int, split: bool) -> float:
+        """Steps that the busiest multiprocessor takes, in columns."""
+        parts = self.parts(width) if split else 1
+        units = ceil(self.m / 128) * ceil(self.n / width) * parts
+        return ceil(units / PROCESSORS) * (ceil(self.k / 64) / parts + UNIT_STEPS) * width
+
+    def parts(self, width: int) -> int:
+        """Into how many parts a sum over k is cut, so that all multiprocessors are busy to the end."""
+        tiles, steps = ceil(self.m / 128) * ceil(self.n / width), ceil(self.k / 64)
+        return min(
+            range(1, min(16, steps) + 1),
+            key=lambda s: ceil(tiles * s / PROCESSORS) * (steps / s + UNIT_STEPS),
+        )
+
+    def sweep(self) -> int:
+        """Rows of tiles of 128 rows that are gone through together."""
+        return max(1, CACHED_BYTES // (256 * self.k))
+
+
+def begin_aligned(values: Iterable[Value], plan: Plan) -> bool:
+    """Whether all values begin at multiples of 16 bytes."""
+    return all(plan[v.name].offset % 16 == 0 for v in values if v.name in plan)
+
+
+def choose_attention(kernel: str, size: int, dtype: DType, aligned: bool, march: str) -> Choice:
+    """`attention` or `attention_grad` for heads of `size` elements."""
+    if dtype is not DType.bf16:
+        return Choice(f"{kernel}_f32", {"ctype": "float"})
+    if size % 16 or size > 128 or not aligned:
+        why = f"heads of {size} elements" if aligned else "heads that do not begin at multiples of 16 bytes"
+        return Choice(f"{kernel}_f32", {"ctype": "bf16"}, f"computed without tensor cores: they do not take {why}")
+    wide = size > 64
+    if march != HOPPER:
+        blocks = {"KEYS": 32, "QUERIES": 32} if wide else {"KEYS": 64, "QUERIES": 64}
+        return Choice(kernel, {"WARPS": 4, **blocks} if kernel == "attention_grad" else {"WARPS": 4, "KEYS": 64})
+    return Choice(f"{kernel}_sm90", ATTENTION_SM90[kernel, wide])
+
+
+ATTENTION_SM90: dict[tuple[str, bool], dict[str, object]] = {
+    ("attention", False): {"GROUPS": 4, "KEYS": 64, "STAGES": 4, "QUERY_STAGES": 2, "LAZY": True},
+    ("attention", True): {"GROUPS": 2, "KEYS": 64, "STAGES": 4, "QUERY_STAGES": 2, "LAZY": False},
+    ("attention_grad", False): {
+        "GROUPS": 2, "KEYS": 128, "STAGES": 4, "QUERY_STAGES": 8, "TILE_STAGES": 2, "REGISTERS": True,
+    },
+    ("attention_grad", True): {
+        "GROUPS": 2, "KEYS": 64, "STAGES": 4, "QUERY_STAGES": 4, "TILE_STAGES": 1, "REGISTERS": False,
+    },
+}  # fmt: skip
+"""Kernel, heads of more than 64 elements -> the fastest settings."""
