@@ -198,9 +198,11 @@ def _repeat(x: Bounded, heads: int) -> Bounded:
     return Bounded(repeat_heads(x.value, heads), repeat_heads(x.error, heads))
 
 
-def attention(op: Attention | AttentionCached, hidden: Array | None, x: Sequence[Bounded]) -> list[Bounded]:
+def attention(
+    op: Attention | AttentionCached, hidden: Array | None, x: Sequence[Bounded], factor: float = 0
+) -> list[Bounded]:
     """`out` and `lse` by parts: scores, softmax, product.  Rescaling the running sums once a block costs at most T
-    more units."""
+    more units; `factor` are those of what was computed and is multiplied again."""
     q, k, v = x[0], _repeat(x[1], x[0].value.shape[1]), _repeat(x[2], x[0].value.shape[1])
     s = _scores(op.scale, hidden, q, k)
     top = reduced("row_max", s, s.value.shape)
@@ -208,12 +210,12 @@ def attention(op: Attention | AttentionCached, hidden: Array | None, x: Sequence
     total = reduced("row_sum", e, e.value.shape).rounded(s.value.shape[-1])
     (p,) = run_body(SHARE, [e, total], e.value.shape)
     (lse,) = run_body(LSE, [top, total], top.value.shape)
-    out = product(p.rounded(s.value.shape[-1]), v)
+    out = product(p.rounded(s.value.shape[-1] + factor), v)
     return [out, lse.reshape(*lse.value.shape[:-1])]
 
 
-def attention_grad(op: AttentionGrad, x: Sequence[Bounded]) -> list[Bounded]:
-    """By parts, as the op's docstring has them."""
+def attention_grad(op: AttentionGrad, x: Sequence[Bounded], factor: float = 0) -> list[Bounded]:
+    """By parts, as the op's docstring has them; `factor` as for `attention`."""
     dout, q, k, v, out, lse = x
     heads, few = q.value.shape[1], k.value.shape[1]
     keys, values = _repeat(k, heads), _repeat(v, heads)
@@ -221,7 +223,8 @@ def attention_grad(op: AttentionGrad, x: Sequence[Bounded]) -> list[Bounded]:
     (p,) = run_body(SCORES, [s, lse.reshape(*lse.value.shape, 1)], s.value.shape)
     delta = reduced("row_sum", step("mul", [dout, out], ()), out.value.shape)
     ds = step("mul", [p, step("sub", [product(dout, swap(values)), delta], ())], ())
-    ds = Bounded(ds.value * op.scale, ds.error * abs(op.scale)).rounded(2)
+    ds = Bounded(ds.value * op.scale, ds.error * abs(op.scale)).rounded(2 + factor)
+    p = p.rounded(factor)
 
     def sum_heads(y: Bounded) -> Bounded:
         b, _, t, d = y.value.shape
@@ -284,11 +287,11 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
             case Region():
                 found = region(op, [v.type for v in node.operands], x)
             case Attention():
-                found = attention(op, _hidden(op, x[0]), x)
+                found = attention(op, _hidden(op, x[0]), x, _factor(node))
             case AttentionCached():
                 found = attention(op, unseen(operands[3], operands[1].shape[2]), x)[:1]
             case AttentionGrad():
-                found = attention_grad(op, x)
+                found = attention_grad(op, x, _factor(node))
             case AdamW():
                 found = adamw(op, x)
             case ScatterAdd():
@@ -300,6 +303,11 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
             case _:
                 raise InternalError.of(f"no error bound is known for {op.name}", node.span)
     return [_stored(y, v.type) for y, v in zip(found, node.results, strict=True)]
+
+
+def _factor(node: Node) -> float:
+    """Roundoff units of a factor that attention computes, which tensor cores take in the format of their operands."""
+    return 2.0**16 if node.operands[1].type.dtype is DType.bf16 else 0
 
 
 def _stored(y: Bounded, kind: TensorType) -> Bounded:

@@ -16,6 +16,7 @@ from gptc.passes.layout import Layout
 from gptc.passes.lower import Lower
 from gptc.passes.manager import Context, Pass, run_pipeline
 from gptc.passes.memory import Memory
+from gptc.passes.narrow import Narrow
 from gptc.passes.precision import Precision
 from gptc.passes.recognise import Recognise
 from gptc.passes.remat import Remat
@@ -24,6 +25,9 @@ from gptc.passes.simplify import Simplify
 from gptc.passes.update import Part, Update
 
 Pipeline = tuple[Pass, ...]
+
+EPILOGUE = 24
+"""Most flops an element behind a product on a GPU, whose tensor cores wait for them: GELU yes, its gradient no."""
 
 PASSES: dict[str, type[Pass]] = {
     "simplify": Simplify,
@@ -37,6 +41,7 @@ PASSES: dict[str, type[Pass]] = {
     "bucket": Bucket,
     "lower": Lower,
     "fuse": Fuse,
+    "narrow": Narrow,
     "schedule": Schedule,
     "memory": Memory,
 }
@@ -149,10 +154,13 @@ def compute(options: Options, backward: Pipeline = ()) -> Pipeline:
 
 def kernels(options: Options) -> Pipeline:
     """From primitives to kernels in order."""
-    fuse = (Fuse(),) if options.fuse else ()
+    cuda = options.target == "cuda"
+    fuse = (Fuse(epilogue=EPILOGUE if cuda else None),) if options.fuse else ()
+    narrow = (Narrow(options.precision),) if cuda else ()
     return (
         Lower(),  # before fuse: every primitive becomes a region, whether it is fused or not
         *fuse,  # before schedule: it decides what the nodes are
+        *narrow,  # after fuse: what is not stored is not rounded
         Schedule(),  # last: memory is planned for this order
     )
 

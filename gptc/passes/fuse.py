@@ -53,6 +53,8 @@ class Fuse:
     """Most tensors a region may read and make."""
     max_distance: int = 48
     """Most positions in the program between two regions that are joined."""
+    epilogue: int | None = None
+    """Most flops an element in the epilogue of a product; None for any number."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         regions = Regions(graph)
@@ -100,6 +102,9 @@ class Fuse:
             return f"%{strided[0]} is strided"
         if kind == "gemm" and (why := _epilogue_blocked(regions, a, b)):
             return why
+        flops = a.wired.code.flops + b.wired.code.flops
+        if kind == "gemm" and self.epilogue is not None and flops > self.epilogue:
+            return f"{flops} flops an element would keep the product waiting"
         if len({*a.reads, *a.makes, *b.reads, *b.makes}) > self.max_operands:
             return f"more than {self.max_operands} operands"
         return "a path between them runs through other kernels" if regions.path_between(a, b) else ""

@@ -1,0 +1,119 @@
+"""What one kernel hands to the next is stored in the narrow format.
+
+Reads:    a graph at stage `fused`, after `fuse`: now it is known which values reach memory.
+Leaves:   the same stage.
+Does:     under `bf16`, let regions store f32 activations as bf16 where only regions read them.  Inside a region values
+          stay f32, so each is rounded once, when it is stored; what a region stored twice, as it is and rounded for a
+          product, it stores once.
+Does not: touch statistics, scalars, sums over rows (gradients of biases and norms), what the optimizer reads, or what
+          leaves the graph.
+
+The residual stream and its gradient become bf16 too, as in llm.c: they are half of what the norms move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from gptc.ir.compose import Wired, keep
+from gptc.ir.graph import Graph, Node, Output, Value
+from gptc.ir.ops.region import Column, Gemm, Region
+from gptc.ir.ops.shape import View
+from gptc.ir.types import DType, TensorType
+from gptc.passes.manager import Context
+
+ACC = "acc"
+"""What the first input of a gemm's body reads."""
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """See the module docstring."""
+
+    name: ClassVar[str] = "narrow"
+    stages: ClassVar[tuple[str, str]] = ("fused", "fused")
+
+    policy: str = "f32"
+    """`f32`: nothing; `bf16`: activations are stored as bf16."""
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        return _Narrowing(graph, context, DType.bf16).run() if self.policy == "bf16" else graph
+
+
+class _Narrowing:
+    """One walk over the graph."""
+
+    def __init__(self, graph: Graph, context: Context, dtype: DType) -> None:
+        self.graph = graph
+        self.context = context
+        self.dtype = dtype
+        self.new: dict[str, Value] = {}
+        """Name -> what stands for the value from now on."""
+
+    def run(self) -> Graph:
+        nodes = tuple(map(self.node, self.graph.nodes))
+        outputs = tuple(Output(o.name, self.new.get(o.value.name, o.value)) for o in self.graph.outputs)
+        return replace(self.graph, nodes=nodes, outputs=outputs)
+
+    def node(self, node: Node) -> Node:
+        """The node on the operands as they are now, its results as they will be stored."""
+        operands = tuple(self.new.get(v.name, v) for v in node.operands)
+        node = replace(node, operands=operands)
+        if isinstance(node.op, View) and operands[0].type.dtype is not node.results[0].type.dtype:
+            return replace(node, results=(self.narrowed(node.results[0]),))
+        if not isinstance(node.op, Region) or isinstance(node.op, Column):
+            return node
+        results = tuple(self.narrowed(v) if self.may(v) else v for v in node.results)
+        if results == node.results:
+            return node
+        self.context.done(Narrow.name, node, f"stores {self.dtype}", sum(v.type.nbytes for v in results))
+        op = replace(node.op, dtypes=tuple(str(v.type.dtype) for v in results))
+        return self.stored_once(replace(node, op=op, results=results))
+
+    def narrowed(self, value: Value) -> Value:
+        old = value.type
+        self.new[value.name] = Value(value.name, TensorType.of(self.dtype, old.shape, old.strides))
+        return self.new[value.name]
+
+    def may(self, value: Value) -> bool:
+        """Whether a value is an activation in f32 that only regions read, and none of them for good."""
+        kind = value.type
+        if kind.dtype is not DType.f32 or kind.rank < 2 or kind.shape[-1] == 1:
+            return False
+        if value.name in self.graph.output_names:
+            return False
+        readers = self.graph.users[value.name]
+        return bool(readers) and all(map(self.passes_on, readers))
+
+    def passes_on(self, reader: Node) -> bool:
+        """Whether a reader is a region that computes with the value, or a view for such regions."""
+        if isinstance(reader.op, View):
+            (view,) = reader.results
+            return view.name not in self.graph.output_names and all(map(self.passes_on, self.graph.users[view.name]))
+        return isinstance(reader.op, Region) and not any(v.name in self.graph.output_names for v in reader.results)
+
+    def stored_once(self, node: Node) -> Node:
+        """Without the results that are another one rounded, now that this one is rounded too."""
+        op = node.op
+        assert isinstance(op, Region)
+        rounds = {s.result: s.args[0] for s in op.body.stmts if s.fn == f"round_{self.dtype}"}
+        held = {
+            output: value
+            for output, value in zip(op.body.outputs, node.results, strict=True)
+            if value.type.dtype is self.dtype
+        }
+        twins = {value.name: held[rounds[o]] for o, value in held.items() if rounds.get(o) in held}
+        if not twins:
+            return node
+        self.new |= twins
+        factors = node.operands[:2] if isinstance(op, Gemm) else ()
+        reads = ((ACC,) if factors else ()) + tuple(v.name for v in node.operands[len(factors) :])
+        results = tuple(v for v in node.results if v.name not in twins)
+        wired = keep(
+            Wired(op.body, reads, tuple(v.name for v in node.results)),
+            [v.name for v in results],
+            pinned=op.body.inputs[:1] if factors else (),
+        )
+        dtypes = tuple(str(v.type.dtype) for v in results)
+        return replace(node, op=replace(op, body=wired.code, dtypes=dtypes), results=results)
