@@ -15,7 +15,6 @@ from gptc.codegen.scalar import Block, Expr
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import Matmul, Plan, begin_aligned
-from gptc.codegen.tensor_cores import Plan
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.region import Gemm
@@ -71,7 +70,8 @@ def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Tar
         begin_aligned((*node.operands, *node.results), plan),
     )  # fmt: skip
     choice = work.choose(target.march)
-    names, sizes = SIZES, form.sizes
+    names: tuple[str, ...] = SIZES
+    sizes = form.sizes
     if choice.template == "matmul_sm90":
         names = (*SIZES[:6], "splits", "sweep")
         splits = work.parts(cast(int, choice.params["BN"])) if choice.params["split"] else 1

@@ -8,7 +8,7 @@ measured on an H200 with the shapes of GPT-2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from gptc.ir.graph import Placement, Value
@@ -40,6 +40,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How `matmul_sm90` cuts a product: tiles of 128 rows."""
+
+    width: int
+    """Columns of a tile."""
+    blocks: int
+    """Blocks of 64 rows that a group of four warps multiplies."""
+    stages: int
+    pingpong: bool
+    """Whether groups take turns at tiles, or share them."""
+    split: bool
+    """Whether a sum over k may be cut into parts."""
+
+    def params(self) -> dict[str, object]:
+        """The template's words."""
+        return {
+            "BN": self.width, "BLOCKS": self.blocks, "STAGES": self.stages, "pingpong": self.pingpong,
+            "split": self.split,
+        }  # fmt: skip
+
+
+WHOLE = Tiling(256, 1, 4, pingpong=False, split=False)
+PARTS = Tiling(192, 1, 5, pingpong=False, split=True)
+"""For the gradient of a weight: tiles enough for all multiprocessors, or too few."""
+FEWEST_STAGES = 3
+
+
+@dataclass(frozen=True)
 class Matmul:
     """What choosing needs to know of one product: C[M, N] = op(a) op(b), sums over K."""
 
@@ -63,9 +91,8 @@ class Matmul:
         """`matmul_sm90` where it can, else `matmul`."""
         why = self._refused(march)
         if not why:
-            params = self._hopper()
-            if params:
-                return Choice("matmul_sm90", params)
+            if tiling := self._hopper():
+                return Choice("matmul_sm90", tiling.params() | {"fetch": self.fetched > 0})
             why = "its inputs and results do not fit in shared memory"
         packed = self.aligned and all(x % PACKET == 0 for x in (*self.rows, *self.apart))
         note = "" if packed else "elements are loaded one at a time: rows do not begin at multiples of 16 bytes"
@@ -82,34 +109,28 @@ class Matmul:
             return "rows do not begin at multiples of 16 bytes"
         return ""
 
-    def _hopper(self) -> dict[str, object]:
-        """Tiles and stages; empty when they do not fit."""
-        whole = min((192, 128), key=lambda width: (ceil(self.n / width) * width, -width))
-        turns = {"BN": whole, "BLOCKS": 2, "STAGES": 4, "pingpong": True, "split": False, "fetch": self.fetched > 0}
-        options = [turns]
+    def _hopper(self) -> Tiling | None:
+        """Tiles, and as many stages as fit; None when too few do."""
+        width = min((192, 128), key=lambda n: (ceil(self.n / n) * n, -n))
+        options = [Tiling(width, 2, 4, pingpong=True, split=False)]
         if self.trans_a and not self.trans_b:  # few tiles, long sums: the gradient of a weight
-            options = sorted(
-                ({"BN": 192, "BLOCKS": 1, "STAGES": 5, "split": True}, {"BN": 256, "BLOCKS": 1, "STAGES": 4, "split": False}),
-                key=lambda o: (self._time(int(o["BN"]), bool(o["split"])), o["split"]),
-            )  # fmt: skip
-            options = [{**o, "pingpong": False, "fetch": self.fetched > 0} for o in options]
+            options = sorted((WHOLE, PARTS), key=self._time)
         for option in options:
-            stages = next((s for s in (5, 4, 3) if s <= int(option["STAGES"]) and self._shared(option, s) <= SHARED_BYTES), 0)
-            if stages:
-                return option | {"STAGES": stages}
-        return {}
+            for stages in range(option.stages, FEWEST_STAGES - 1, -1):
+                if self._shared(option.width, stages) <= SHARED_BYTES:
+                    return replace(option, stages=stages)
+        return None
 
-    def _shared(self, option: Mapping[str, object], stages: int) -> int:
+    def _shared(self, width: int, stages: int) -> int:
         """Bytes of shared memory of a block."""
-        width = int(option["BN"])
         staging = self.staged if self.fetched else 2 * self.staged
-        return 1024 + stages * ((128 + width) * 128 + 16) + 16384 * staging + 16384 * width // 64 * self.fetched
+        return 1024 + stages * ((128 + width) * 128 + 16) + 16384 * (staging + width // 64 * self.fetched)
 
-    def _time(self, width: int, split: bool) -> float:
+    def _time(self, option: Tiling) -> float:
         """Steps that the busiest multiprocessor takes, in columns."""
-        parts = self.parts(width) if split else 1
-        units = ceil(self.m / 128) * ceil(self.n / width) * parts
-        return ceil(units / PROCESSORS) * (ceil(self.k / 64) / parts + UNIT_STEPS) * width
+        parts = self.parts(option.width) if option.split else 1
+        units = ceil(self.m / 128) * ceil(self.n / option.width) * parts
+        return ceil(units / PROCESSORS) * (ceil(self.k / 64) / parts + UNIT_STEPS) * option.width
 
     def parts(self, width: int) -> int:
         """Into how many parts a sum over k is cut, so that all multiprocessors are busy to the end."""

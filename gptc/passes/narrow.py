@@ -97,13 +97,13 @@ class _Narrowing:
         """Without the results that are another one rounded, now that this one is rounded too."""
         op = node.op
         assert isinstance(op, Region)
-        rounds = {s.result: s.args[0] for s in op.body.stmts if s.fn == f"round_{self.dtype}"}
+        rounds = {s.result: str(s.args[0]) for s in op.body.stmts if s.fn == f"round_{self.dtype}"}
         held = {
             output: value
             for output, value in zip(op.body.outputs, node.results, strict=True)
             if value.type.dtype is self.dtype
         }
-        twins = {value.name: held[rounds[o]] for o, value in held.items() if rounds.get(o) in held}
+        twins = {value.name: held[rounds[o]] for o, value in held.items() if rounds.get(o, "") in held}
         if not twins:
             return node
         self.new |= twins

@@ -36,7 +36,8 @@ def emit(template: str, params: Mapping[str, Any]) -> str:
 
 def compile_kernel(folder: Path, text: str, arch: str) -> Report:
     """Compile `text` for `arch`, such as `80` or `90a`, to a cubin in `folder`."""
-    (folder / "support.cuh").write_text(render("cuda/support.cuh"))
+    for name in ("launch", "support"):
+        (folder / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
     source = folder / f"emitted_{arch}.cu"
     source.write_text(text)
     assert NVCC
@@ -53,8 +54,8 @@ def compile_kernel(folder: Path, text: str, arch: str) -> Report:
 
 
 def argument_names(text: str) -> list[str]:
-    """The arguments of the kernel `emitted`, in order."""
-    signature = re.search(r"emitted\((.*?)^\{", text, re.DOTALL | re.MULTILINE)
+    """The arguments of the launcher `emitted`, in order."""
+    signature = re.search(r"void emitted\((.*?)^\{", text, re.DOTALL | re.MULTILINE)
     assert signature, text
     return re.findall(r"(\w+)(?=[,)]|$)", re.sub(r"//.*", "", signature[1]).replace("\n", " "))
 

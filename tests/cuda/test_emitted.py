@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,7 @@ from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
 from tests.codegen.regions import REGIONS
 
-CUDA = Target("cuda", "nvcc", "sm_80", CUDA_FLAGS, False, suffix="cu")
-ARCHITECTURES = ("sm_80", "sm_90a")
+CUDA = Target("cuda", "nvcc", "sm_80", CUDA_FLAGS, True, suffix="cu")
 STRICT = ("-Werror=all-warnings", "-Xcompiler=-Wall")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
@@ -32,18 +33,23 @@ def kernels() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    folder = tmp_path_factory.mktemp("nano")
-    request = Request(models_dir() / "gpt2-nano.yaml", Options(target="cuda"))
-    return compile_model(request, folder, Cache(folder / "cache"))
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Compiled]:
+    """The shipped model in bf16, for an architecture."""
+
+    @cache
+    def compiled(arch: str) -> Compiled:
+        folder = tmp_path_factory.mktemp(f"nano_{arch}")
+        options = Options(target="cuda", precision="bf16", march=arch)
+        return compile_model(Request(models_dir() / "gpt2-nano.yaml", options), folder, Cache(folder / "cache"))
+
+    return compiled
 
 
 @needs_nvcc
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_makefile_builds_the_library(nano: Compiled, arch: str, tmp_path: Path) -> None:
+def test_makefile_builds_the_library(nano: Callable[[str], Compiled], tmp_path: Path) -> None:
     """Every unit of the shipped model compiles without a warning."""
-    folder = shutil.copytree(nano.artefact.folder, tmp_path / "copy")
-    flags = " ".join([*describe_cuda("nvcc", arch).flags, *STRICT, "-Iinclude"])
+    folder = shutil.copytree(nano("sm_90a").artefact.folder, tmp_path / "copy")
+    flags = " ".join([*describe_cuda("nvcc", "sm_90a").flags, *STRICT, "-Iinclude"])
     subprocess.run(["make", "-s", "-j2", f"NVCCFLAGS={flags}"], cwd=folder, check=True)
     assert (folder / "libmodel.so").is_file()
     subprocess.run(["make", "-s", "clean"], cwd=folder, check=True)
@@ -51,18 +57,46 @@ def test_makefile_builds_the_library(nano: Compiled, arch: str, tmp_path: Path) 
     assert not (folder / "libmodel.so").exists()
 
 
+def compile_together(folder: Path, texts: dict[str, str]) -> None:
+    """One file of many kernels, so that nvcc reads its own headers once; a namespace keeps constants to each."""
+    (folder / "include").mkdir()
+    for name in ("launch", "support"):
+        (folder / "include" / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
+    spaces = [f"namespace of_{name} {{\n{text}\n}}\n" for name, text in texts.items()]
+    (folder / "all.cu").write_text("".join(['#include "launch.cuh"\n', *spaces]))
+    flags = [*describe_cuda("nvcc", "sm_80").flags, *STRICT, "-Iinclude"]
+    done = subprocess.run(["nvcc", *flags, "-c", "all.cu"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @needs_nvcc
 def test_every_region_compiles(tmp_path: Path) -> None:
-    (tmp_path / "include").mkdir()
-    for name in ("launch", "support"):
-        (tmp_path / "include" / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
-    # One file, so that nvcc reads its own headers once; a namespace keeps each kernel's constants to itself.
-    includes = '#include "launch.cuh"\n#include "support.cuh"\n'
-    spaces = [f"namespace of_{name} {{\n{text}\n}}\n" for name, text in kernels().items()]
-    (tmp_path / "all.cu").write_text("".join([includes, *spaces]))
-    flags = [*describe_cuda("nvcc", "sm_80").flags, *STRICT, "-Iinclude"]
-    done = subprocess.run(["nvcc", *flags, "-c", "all.cu"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    compile_together(tmp_path, kernels())
+
+
+@needs_nvcc
+def test_the_floor_compiles(nano: Callable[[str], Compiled], tmp_path: Path) -> None:
+    files = sorted((nano("sm_80").artefact.folder / "kernels").glob("*.cu"))
+    compile_together(tmp_path, {path.stem: path.read_text() for path in files})
+
+
+def templates_of(compiled: Compiled) -> dict[str, set[str]]:
+    """Stems of kernels, and the templates that they were made from."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((compiled.artefact.folder / "kernels").glob("*.cu")):
+        template = re.search(r"template +templates/cuda/(\w+)\.cu\.j2", path.read_text())
+        assert template
+        found.setdefault(path.stem.split("_")[0], set()).add(template[1])
+    return found
+
+
+def test_tensor_cores_are_chosen(nano: Callable[[str], Compiled]) -> None:
+    """Every product and attention of the shipped model in bf16, each architecture by its own kernels."""
+    floor, hopper = templates_of(nano("sm_80")), templates_of(nano("sm_90a"))
+    assert floor["gemm"] == {"matmul"}
+    assert floor["attention"] == {"attention", "attention_grad"}
+    assert hopper["gemm"] == {"matmul_sm90"}
+    assert hopper["attention"] == {"attention_sm90", "attention_grad_sm90"}
 
 
 @needs_nvcc

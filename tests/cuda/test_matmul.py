@@ -88,10 +88,7 @@ def parameters(case: str) -> tuple[str, dict[str, Any]]:
 def test_emits_what_it_declares(case: str) -> None:
     template, params = parameters(case)
     text = emit(template, params)
-    declared = declared_arguments(template, params)
-    if template == "matmul_sm90" and not params["split"]:
-        declared = [name for name in declared if name not in ("partial", "arrivals")]
-    assert argument_names(text) == declared
+    assert argument_names(text) == declared_arguments(template, params)
     assert not untidy(text)
 
 
