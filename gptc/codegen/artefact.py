@@ -99,6 +99,7 @@ def _support(facts: _Facts) -> dict[str, str]:
             "include/launch.cuh": render("cuda/launch.cuh"),
             "include/support.cuh": render("cuda/support.cuh"),
             "programs/device.cu": render("cuda/program/device.cu"),
+            "programs/kernels.cu": render("cuda/program/kernels.cu", kernels=sorted(facts.specs)),
         }
     ranks = {"programs/ranks.c": _render("ranks.c")} if facts.options.ranks else {}
     return ranks | {
@@ -225,7 +226,8 @@ def _readme(facts: _Facts, name: str) -> str:
 
 
 def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
-    units = [path for path in sorted(files) if path.startswith(("kernels/", "programs/"))]
+    folders = ("programs/",) if facts.target.name == "cuda" else ("kernels/", "programs/")
+    units = [path for path in sorted(files) if path.startswith(folders)]
     ports = [tensor_json(t) | {"direction": "in" if given else "out"} for t, given in facts.ports]
     train = {"train": dict(facts.model.train)} if facts.trains else {}
     return {
