@@ -198,6 +198,7 @@ def _summary(
         "remat": planned.options.remat,
         "train": planned.model.train.model_dump(),
         "origins": dict(planned.model.origins),
+        "settings": planned.model.settings,
         "seconds": seconds,
     }
 

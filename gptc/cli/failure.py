@@ -31,9 +31,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise
         except BrokenPipeError:
             _leave_quietly()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             print("interrupted", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(getattr(interruption, "code", INTERRUPTED)) from None
         except Exception as error:
             raise typer.Exit(_explain(error, bool(flags.get("json")))) from None
 

@@ -38,11 +38,19 @@ class Model:
     """The file, and the overrides as a second one."""
     declared: frozenset[str]
     """Every key of the file, mistaken ones included."""
+    written: Mapping[str, str]
+    """Every value of the file by its dotted name, overrides included."""
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
         """Parameters in the order of the file, which is the order in which they are initialised."""
         return tuple(self.param_tree)
+
+    @property
+    def settings(self) -> dict[str, tree.Plain]:
+        """Everything that makes this model by its dotted name: dims and `train` resolved, the rest as written."""
+        dims = {f"dims.{name}": value for name, value in self.dims.items()}
+        return {**self.written, **dims, **{f"train.{name}": value for name, value in self.train.model_dump().items()}}
 
     @property
     def parameter_count(self) -> int:
@@ -78,6 +86,7 @@ def load_model(path: Path | str, overrides: Sequence[str] = ()) -> Model:
         dim_entries=entries,
         sources=(source, flags),
         declared=declared,
+        written=dict(root.leaves()),
     )
     lower.check(model, report)
     report.check()

@@ -128,8 +128,21 @@ class Mapping:
             if isinstance(node, Mapping):
                 yield from node.all_keys()
 
+    def leaves(self, path: str = "") -> Iterator[tuple[str, str]]:
+        """Everything below that is not a mapping: its dotted name, and what the file says."""
+        for key, node in self.values.items():
+            if isinstance(node, Mapping):
+                yield from node.leaves(f"{path}{key}.")
+            else:
+                yield f"{path}{key}", text(node)
+
 
 Node = Scalar | Sequence | Mapping
+
+
+def text(node: Node) -> str:
+    """A scalar as the file has it; a sequence in one line."""
+    return node.text if isinstance(node, Scalar) else str(plain(node))
 
 
 def plain(node: Node) -> Any:

@@ -1,14 +1,24 @@
-"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, flushed to the disk, then renamed.
+
+What a checkpoint consists of is written by the system calls of this module and no others, so that a test can let
+any one of them fail.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import StorageError
+
+PIECE = 8 << 20
+"""Bytes handed to the kernel at a time, and hashed while they are in the cache."""
 
 
 @contextmanager
@@ -33,6 +43,52 @@ def replacing(path: Path) -> Iterator[Path]:
         raise StorageError.of(f"{path}: cannot write: {error.strerror or error}", None, _hint(error)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file holds: its length in bytes, and their SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+def write_file(path: Path, parts: Iterable[memoryview | bytes]) -> Written:
+    """Write the parts, one after another, to a new file or over an old one, and force them to the disk."""
+    digest, size = hashlib.sha256(), 0
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        for part in parts:
+            for start in range(0, len(part), PIECE):
+                piece = part[start : start + PIECE]
+                _write_all(handle, piece)
+                digest.update(piece)
+                size += len(piece)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return Written(size, digest.hexdigest())
+
+
+def _write_all(handle: int, piece: memoryview | bytes) -> None:
+    """The kernel may take less than it was given: near a full disk, or when a signal came."""
+    while piece:
+        piece = piece[os.write(handle, piece) :]
+
+
+def fresh_folder(path: Path) -> None:
+    """An empty folder, whatever was there before."""
+    remove(path)
+    os.mkdir(path)
+
+
+def rename(path: Path, to: Path) -> None:
+    os.rename(path, to)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that it holds, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -32,6 +32,12 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "u8": np.dtype(np.uint8),
 }
 
+
+def dtype_name(dtype: np.dtype[np.generic]) -> str:
+    """The spelling of a dtype of `DTYPES`."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
 Size = Annotated[int, Field(ge=0, lt=1 << 62)]
 Extent = Annotated[int, Field(ge=1, lt=1 << 40)]
 Shape = Annotated[tuple[Extent, ...], Field(max_length=8)]

@@ -2,21 +2,28 @@
 
 Reads: batches and settings.  Leaves: trained weights in the model, and in a file where asked.
 Does not: print; everything worth knowing goes to `report` as it happens.
+
+What decides how a run goes on is either in the model's tensors or in `Progress`; both are in every checkpoint.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gptc.errors import InputError, NumericsError, StorageError
+from gptc.runtime.checkpoint import Checkpoint
 from gptc.runtime.data import Data
+from gptc.runtime.interrupt import Interrupt, Interrupted
 from gptc.runtime.loader import Batch, Loader
 from gptc.runtime.model import Model
+from gptc.runtime.saver import Saved, Saver, Trouble
 from gptc.runtime.schedule import Schedule
 from gptc.runtime.weights import save_weights
 
@@ -64,56 +71,145 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Summary:
-    """The whole run.  `val_loss` is None for an artefact without the program `evaluate`."""
+    """The whole run; `seconds` and `tokens` are of this process alone.
+
+    `val_loss` is None for an artefact without the program `evaluate`, `loss` where no step was ever made.
+    """
 
     steps: int
-    loss: float
+    loss: float | None
     val_loss: float | None
     seconds: float
     tokens: int
 
 
-Event = Step | Evaluation
+Event = Step | Evaluation | Saved | Trouble
+
+
+@dataclass
+class Progress:
+    """All that a run remembers beside the model's tensors: what decides, with these, how it goes on.
+
+    `step` updates made, `batches` taken from the training loader, `loss` before the last update.
+    """
+
+    step: int = 0
+    batches: int = 0
+    loss: float | None = None
+
+    def state(self, loader: Loader) -> dict[str, Any]:
+        """Plain data for JSON, from which `restore` makes an equal one."""
+        return {"step": self.step, "loss": self.loss, "loader": loader.state(self.batches)}
+
+
+def restore(checkpoint: Checkpoint, model: Model, loader: Loader, other_data: bool = False) -> Progress:
+    """Bring the model to where the checkpoint was taken; returns the run's progress there.
+
+    With `other_data` training goes on from the beginning of the loader's.
+    """
+    checkpoint.load(model)
+    try:
+        state = checkpoint.manifest.progress
+        batches = 0 if other_data else loader.resume(state["loader"])
+        return Progress(operator.index(state["step"]), batches, state["loss"] and float(state["loss"]))
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{checkpoint.folder}: cannot go on from the progress that it describes: {error!r}"
+        raise StorageError.of(message, None, "was it made by another version of gptc?") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: all that its steps share.  `progress` moves on."""
+
+    model: Model
+    data: Data
+    settings: TrainSettings
+    report: Callable[[Event], None]
+    saver: Saver | None
+    interrupt: Interrupt
+    progress: Progress
+
+    def save(self) -> None:
+        """Begin a checkpoint of where the run is now."""
+        if self.saver:
+            self.saver.save(self.progress.step, self.progress.state(self.data.train))
 
 
 def train(
-    model: Model, data: Data, settings: TrainSettings, report: Callable[[Event], None] = lambda event: None
+    model: Model,
+    data: Data,
+    settings: TrainSettings,
+    report: Callable[[Event], None] = lambda event: None,
+    *,
+    saver: Saver | None = None,
+    interrupt: Interrupt | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
-    """Run `settings.steps` updates from the model's present weights.
+    """Update the weights until `settings.steps` updates have been made, from where `progress` says that they are.
 
-    Raises NumericsError at the first loss or norm that is not finite; then nothing is saved.
+    Raises NumericsError at the first loss or norm that is not finite, and nothing is saved then; Interrupted when
+    the run was asked to stop, with a checkpoint of its last complete step on the disk.
     """
-    schedule = schedule_of(model, settings)
-    _check(model, settings)
-    evaluates = model.artefact.has_program("evaluate")
-    began, loss, val_loss = time.perf_counter(), math.nan, None
-    for step in range(settings.steps):
-        if evaluates and settings.eval_every and step % settings.eval_every == 0:
-            report(_evaluation(model, data, settings, step))
-        event = _step(model, data.train, step, schedule(step))
-        loss = event.loss
-        report(event)
-    if evaluates:
-        last = _evaluation(model, data, settings, settings.steps)
-        val_loss = last.loss
-        report(last)
-    if settings.save:
-        save_weights(model, settings.save, settings.steps)
-    return Summary(settings.steps, loss, val_loss, time.perf_counter() - began, settings.steps * tokens_per_step(model))
+    run = Run(model, data, settings, report, saver, interrupt or Interrupt(), progress or Progress())
+    _check(run.model, run.settings)
+    began, start = time.perf_counter(), run.progress.step
+    try:
+        val_loss = _train(run, schedule_of(run.model, run.settings))
+    except Interrupted:
+        _save_last(run)
+        raise
+    if run.saver and run.saver.every:
+        _save_last(run)
+    if run.settings.save:
+        save_weights(run.model, run.settings.save, run.settings.steps)
+    tokens = (run.progress.step - start) * tokens_per_step(run.model)
+    return Summary(run.progress.step, run.progress.loss, val_loss, time.perf_counter() - began, tokens)
 
 
-def _evaluation(model: Model, data: Data, settings: TrainSettings, step: int) -> Evaluation:
-    loss = evaluate(model, data.val, settings.eval_batches)
-    _require_finite("validation loss", loss, step)
-    return Evaluation(step, loss)
+def _train(run: Run, schedule: Schedule) -> float | None:
+    """The steps that are left, and the validation loss after them (None without the program `evaluate`)."""
+    progress, settings = run.progress, run.settings
+    evaluates = run.model.artefact.has_program("evaluate")
+    while progress.step < settings.steps:
+        if evaluates and settings.eval_every and progress.step % settings.eval_every == 0:
+            _evaluate(run)
+        event = _step(run, schedule(progress.step))
+        run.report(event)
+        if run.saver:
+            run.saver.poll()
+            if run.saver.due(progress.step):
+                run.save()
+    return _evaluate(run) if evaluates else None
 
 
-def evaluate(model: Model, loader: Loader, batches: int) -> float:
+def _save_last(run: Run) -> None:
+    """See to it that the last complete step is on the disk."""
+    if run.saver is None:
+        return
+    if run.progress.step and run.saver.latest != run.progress.step:
+        run.save()
+    run.saver.finish()
+    if run.saver.failed:
+        message = f"step {run.progress.step} is not on the disk: its checkpoint could not be written"
+        raise StorageError.of(message, None, "free some space, then go on from the one before with --resume auto")
+
+
+def _evaluate(run: Run) -> float:
+    loss = evaluate(run.model, run.data.val, run.settings.eval_batches, run.interrupt)
+    _require_finite("validation loss", loss, run.progress.step)
+    run.report(Evaluation(run.progress.step, loss))
+    return loss
+
+
+def evaluate(model: Model, loader: Loader, batches: int, interrupt: Interrupt | None = None) -> float:
     """Mean loss over the first `batches` batches of the loader, always the same ones; weights stay as they are."""
+    interrupt = interrupt or Interrupt()
     count = min(batches, loader.samples)
     total = 0.0
     for index in range(count):
-        total += _run_batch(model, "evaluate", loader.batch(index), {})
+        with interrupt.breakable():
+            batch = loader.batch(index)
+        total += _run_batch(model, "evaluate", batch, {})
     return total / count
 
 
@@ -132,24 +228,31 @@ def tokens_per_step(model: Model) -> int:
     return manifest.dims["B"] * manifest.dims["T"] * manifest.micro_steps
 
 
-def _step(model: Model, loader: Loader, step: int, lr: float) -> Step:
-    """One update over `micro_steps` batches."""
+def _step(run: Run, lr: float) -> Step:
+    """One update over `micro_steps` batches.  Until the update itself, nothing that lasts has changed."""
     began = time.perf_counter()
+    model, progress = run.model, run.progress
     micro_steps = model.artefact.manifest.micro_steps
-    scalars = {"lr": lr, "step": step + 1.0}
+    scalars = {"lr": lr, "step": progress.step + 1.0}
     if micro_steps == 1:
-        loss = _run_batch(model, "step", loader.batch(step), scalars)
+        loss = _run_batch(model, "step", _batch(run, 0), scalars)
     else:
         loss = 0.0
         for micro in range(micro_steps):
-            batch = loader.batch(step * micro_steps + micro)
-            loss += _run_batch(model, "micro_step", batch, {"first": float(micro == 0)}) / micro_steps
+            loss += _run_batch(model, "micro_step", _batch(run, micro), {"first": float(micro == 0)}) / micro_steps
         _run(model, "update", scalars)
     norm = float(model["norm"])
-    _require_finite("loss", loss, step + 1)
-    _require_finite("gradient norm", norm, step + 1)
+    _require_finite("loss", loss, progress.step + 1)
+    _require_finite("gradient norm", norm, progress.step + 1)
+    progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
     seconds = time.perf_counter() - began
-    return Step(step + 1, loss, norm, lr, seconds, tokens_per_step(model) / seconds)
+    return Step(progress.step, loss, norm, lr, seconds, tokens_per_step(model) / seconds)
+
+
+def _batch(run: Run, micro: int) -> Batch:
+    """Batch `micro` of the step that comes; a wish to stop is granted here."""
+    with run.interrupt.breakable():
+        return run.data.train.batch(run.progress.batches + micro)
 
 
 def _require_finite(what: str, value: float, step: int) -> None:

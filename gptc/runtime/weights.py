@@ -7,34 +7,27 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import replacing
+from gptc.runtime.atomic import replacing, write_file
+from gptc.runtime.manifest import Manifest
 from gptc.runtime.model import Model
+from gptc.runtime.tensorfile import pieces
 
 
 def save_weights(model: Model, path: Path, step: int) -> None:
     """Write all parameters; `path` is replaced whole or not at all.  `step` counts the updates they have seen."""
     manifest = model.artefact.manifest
-    tensors = {param.name: np.ascontiguousarray(model.valid(param)) for param in manifest.params}
-    metadata = {"model": manifest.model, "tokenizer": manifest.tokenizer, "hash": manifest.hash, "step": str(step)}
+    tensors = {param.name: np.asarray(model.valid(param)) for param in manifest.params}
     with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # how it reports a full disk
-            raise StorageError.of(f"{path}: cannot write: {error}", None, "free some space") from None
-        _sort_header(temporary)
+        write_file(temporary, pieces(tensors, weights_metadata(manifest, step)))
 
 
-def _sort_header(path: Path) -> None:
-    """Equal weights are equal bytes: the library writes the metadata in another order in every process."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        file.seek(8)
-        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
+def weights_metadata(manifest: Manifest, step: int) -> dict[str, str]:
+    """What a file of weights says about itself."""
+    dims = json.dumps(manifest.dims, sort_keys=True)
+    about = {"model": manifest.model, "tokenizer": manifest.tokenizer, "hash": manifest.hash, "dims": dims}
+    return about | {"step": str(step)}
 
 
 def load_weights(model: Model, path: Path) -> dict[str, str]:

@@ -1,0 +1,67 @@
+"""What a run goes on from, and whether it is still the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from gptc.errors import InputError
+from gptc.runtime.checkpoint import Checkpoint, Setting
+from gptc.runtime.history import History, verified
+
+CODE = "code"
+"""The setting that stands for the emitted code, where nothing else tells why it differs."""
+SHOWN = 20
+MAX_DIGITS = 18
+
+
+def require_same(checkpoint: Checkpoint, code: str, settings: Mapping[str, Setting], allowed: Collection[str]) -> None:
+    """The run that made the checkpoint had these settings, but for those that are allowed to change.
+
+    `allowed` holds names, or what stands before a dot in some (`train`), or `all`.  Raises InputError that shows
+    every other difference.
+    """
+    before = checkpoint.manifest.settings
+    differing = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
+    if not differing and checkpoint.manifest.code != code:
+        differing, before, settings = [CODE], {CODE: checkpoint.manifest.code}, {CODE: code}
+    refused = [name for name in differing if _accepting(name).isdisjoint(allowed)]
+    if not refused:
+        return
+    notes = [f"{name}: {_spell(before, name)} in the checkpoint, {_spell(settings, name)} now" for name in refused]
+    if len(notes) > SHOWN:
+        notes[SHOWN:] = [f"and {len(notes) - SHOWN} more"]
+    if refused == [CODE]:
+        notes.append("the same model, emitted by another gptc or for another machine: results may differ in their bits")
+    hint = f"--allow-change {','.join(refused[:SHOWN])} goes on with what is new"
+    raise InputError.of(f"{checkpoint.folder}: made with other settings", None, hint, *notes)
+
+
+def _accepting(name: str) -> set[str]:
+    """What may be written to allow a change of `name`."""
+    parts = name.split(".")
+    return {"all", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))}
+
+
+def _spell(settings: Mapping[str, Setting], name: str) -> str:
+    return repr(settings[name]) if name in settings else "absent"
+
+
+def find(where: str, history: History, report: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that `--resume` names, every byte of it compared with its hash.
+
+    `auto`: the newest sound one of `history`, or None where there is none.  A number: the one of that step.
+    Anything else: the folder of a checkpoint, of any run.
+    """
+    if where == "auto":
+        return history.newest(report)
+    if where.isdecimal() and len(where) <= MAX_DIGITS:
+        return history.verified(int(where))
+    return verified(Path(where))
+
+
+def leave_behind(history: History, step: int, report: Callable[[str], None]) -> None:
+    """Checkpoints after `step` belong to a course that is not taken again: they get another name."""
+    for later in history.steps():
+        if later > step and (aside := history.set_aside(later)):
+            report(f"the checkpoint of step {later} is now {aside.name}")
