@@ -17,7 +17,7 @@ ONLY_IN = {
     "networkx": ("gptc/ir/", "gptc/passes/"),
     "jinja2": ("gptc/codegen/",),
     "ruamel": ("gptc/model/",),
-    "pydantic": ("gptc/model/", "gptc/runtime/manifest.py", "gptc/runtime/dataset.py"),
+    "pydantic": ("gptc/model/", "gptc/runtime/manifest.py", "gptc/runtime/dataset.py", "gptc/runtime/checkpoint.py"),
     "typer": ("gptc/cli/",),
     "rich": ("gptc/cli/",),
     "pycuda": ("gptc/runtime/cuda.py",),

@@ -1,13 +1,19 @@
-"""What a run goes on from, and whether it is still the same run."""
+"""Where a run begins: at a checkpoint, if it is still the same run, at given weights, or at random ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import InputError
 from gptc.runtime.checkpoint import Checkpoint, Setting
+from gptc.runtime.data import Data
 from gptc.runtime.history import History, verified
+from gptc.runtime.init import SEED, initialise
+from gptc.runtime.model import Model
+from gptc.runtime.train import Progress, restore
+from gptc.runtime.weights import load_weights
 
 CODE = "code"
 """The setting that stands for the emitted code, where nothing else tells why it differs."""
@@ -45,6 +51,46 @@ def _accepting(name: str) -> set[str]:
 
 def _spell(settings: Mapping[str, Setting], name: str) -> str:
     return repr(settings[name]) if name in settings else "absent"
+
+
+@dataclass(frozen=True)
+class Start:
+    """`resume` is what `find` takes, `allowed` what `require_same` takes; without a checkpoint, `weights` or a seed."""
+
+    resume: str | None = None
+    allowed: frozenset[str] = frozenset()
+    weights: Path | None = None
+    seed: int = SEED
+
+
+def begin(
+    start: Start,
+    model: Model,
+    data: Data,
+    history: History,
+    settings: Mapping[str, Setting],
+    report: Callable[[str], None] = lambda message: None,
+) -> Progress:
+    """Give the model the tensors that the run begins with.
+
+    Raises InputError where that would begin a second run over the checkpoints of a first.
+    """
+    checkpoint = find(start.resume, history, report) if start.resume else None
+    if checkpoint is None:
+        if steps := history.steps():
+            which = "none of them is sound" if start.resume else f"the newest is of step {steps[-1]}"
+            hint = "choose another --run" if start.resume else "--resume auto goes on from it; or choose another --run"
+            raise InputError.of(f"{history.folder}: there are checkpoints here; {which}", None, hint)
+        if start.weights:
+            load_weights(model, start.weights)
+        else:
+            initialise(model, start.seed)
+        return Progress()
+    require_same(checkpoint, model.artefact.manifest.hash, settings, start.allowed)
+    progress = restore(checkpoint, model, data.train, other_data=not start.allowed.isdisjoint({"data", "all"}))
+    report(f"going on from {checkpoint.folder}")
+    leave_behind(history, checkpoint.step, report)
+    return progress
 
 
 def find(where: str, history: History, report: Callable[[str], None]) -> Checkpoint | None:

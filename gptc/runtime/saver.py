@@ -68,7 +68,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Saved] | None = None
         self._troubles: list[Trouble] = []
-        self.latest: int | None = None
+        self.latest = max(history.steps(), default=None)
         """The step of the last checkpoint that was begun."""
         self.failed = False
         """Whether the last checkpoint could not be written."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from gptc.cli.train import NOTICE
 from gptc.runtime.shard import write_shard
 from tests.conftest import TINY
 
@@ -302,7 +303,7 @@ def test_a_bug_says_where_its_details_are(home: Path) -> None:
     assert "in broken" in Path(report[1]).read_text()
 
 
-def test_an_interruption_is_130_and_saves_nothing(home: Path) -> None:
+def test_an_interruption_is_130_and_leaves_a_checkpoint(home: Path) -> None:
     argv = [
         sys.executable,
         "-m",
@@ -326,8 +327,13 @@ def test_an_interruption_is_130_and_saves_nothing(home: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.decode() == "interrupted\n"
-    assert [p.name for p in (home / "killed").iterdir()] == ["log.jsonl"]
+    assert errors.decode().splitlines()[1:] == [NOTICE.strip(), "interrupted"]
+    assert {p.name for p in (home / "killed").iterdir()} == {"log.jsonl", "checkpoints"}
+    assert list((home / "killed" / "checkpoints").glob("step-*/manifest.json"))
+    again = gptc(home, *argv[3:], "--lr", "0.1", "--resume", "auto")
+    assert again.returncode == 1
+    assert "train.lr: 0.01 in the checkpoint, 0.1 now" in again.stderr
+    assert "--allow-change train.lr goes on" in again.stderr
 
 
 def test_a_cache_that_cannot_be_is_said(home: Path) -> None:

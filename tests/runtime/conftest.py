@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
 from tests.runtime.toy import write_toy
+
+FULL = bool(os.environ.get("GPTC_TEST_FULL"))
+"""Run the long forms: every mutant, every kill (`GPTC_TEST_FULL=1 pytest tests/runtime`)."""
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,8 @@ def test_weights_come_back(model: CpuModel, shared_cache: Cache, tmp_path: Path)
     save_weights(model, path, 12)
     other = loaded(model.artefact.folder, shared_cache)
     other["table"][:, :256] = 0
-    assert load_weights(other, path) == {"model": "toy", "tokenizer": "bytes", "hash": "0" * 16, "step": "12"}
+    about = {"model": "toy", "tokenizer": "bytes", "hash": "0" * 16, "step": "12", "dims": '{"B": 2, "T": 8, "V": 256}'}
+    assert load_weights(other, path) == about
     assert other.segment("params").tobytes() == model.segment("params").tobytes()
     assert load_file(path)["table"].shape == (256, 256)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]

@@ -1,0 +1,164 @@
+"""Runs that are killed or asked to stop, at any moment: nothing is lost, and they go on to the bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.build import build
+from gptc.runtime.cache import Cache
+from gptc.runtime.history import History
+from gptc.runtime.interrupt import Interrupt, Interrupted
+from tests.conftest import TINY
+from tests.runtime.conftest import FULL
+
+ROOT = Path(__file__).parents[2]
+STEPS = 1000
+
+
+def test_killed_while_saving(toy: Artefact, shared_cache: Cache, tmp_path: Path) -> None:
+    """After every kill the newest checkpoint is whole, and not older than the last that was reported."""
+    library = build(toy, cache=shared_cache).library
+    rounds = 200 if FULL else 20
+    argv = [sys.executable, "-m", "tests.runtime.saving", toy.folder, library, tmp_path / "run", str(rounds)]
+    done = subprocess.run(argv, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert len(lines) == rounds
+    assert all(found >= reported and torn == 0 for reported, found, torn in lines)
+    assert lines[-1][1] > rounds / 4  # most rounds got somewhere
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+
+
+class Trainer:
+    """`gptc train` of a tiny model, for a second or so; evaluates and saves often."""
+
+    def __init__(self, home: Path, cache: Path) -> None:
+        self.home, self.environment = home, environment(GPTC_CACHE_DIR=str(cache))
+        (home / "text.txt").write_bytes(bytes(range(50)) * 40)
+
+    def start(self, run: str, *flags: str, cache: Path | None = None) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "gptc", "train", TINY, "--data", "text.txt", "--steps", str(STEPS)]
+        argv += ["--val-every", "20", "--run", run, "--threads", "1", *flags]
+        own = {"GPTC_CACHE_DIR": str(cache)} if cache else {}
+        return subprocess.Popen(
+            argv, cwd=self.home, env=self.environment | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(self, run: str, *flags: str) -> bytes:
+        """The weights at the end."""
+        done = self.start(run, *flags)
+        _, problem = done.communicate()
+        assert done.returncode == 0, problem
+        return (self.home / run / "weights.safetensors").read_bytes()
+
+    def history(self, run: str) -> History:
+        return History(self.home / run / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory, cache: Cache) -> Trainer:
+    return Trainer(tmp_path_factory.mktemp("home"), cache.root)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer: Trainer) -> tuple[bytes, float]:
+    """The weights at the end of a run that nobody stops, and the seconds it takes."""
+    trainer.finish("warm")
+    began = time.perf_counter()
+    return trainer.finish("whole"), time.perf_counter() - began
+
+
+def test_killed_and_gone_on(trainer: Trainer, undisturbed: tuple[bytes, float]) -> None:
+    """kill -9 twice in a run: it ends with the bits of the undisturbed one."""
+    for least in (1, 300):
+        running = trainer.start("killed", "--save-every", "50", "--resume", "auto")
+        wait_for_step(trainer.history("killed"), least, running)
+        running.kill()
+        running.communicate()
+    assert trainer.finish("killed", "--resume", "auto") == undisturbed[0]
+
+
+def wait_for_step(history: History, least: int, running: subprocess.Popen[str]) -> None:
+    while max(history.steps(), default=0) < least:
+        assert running.poll() is None
+        time.sleep(0.01)
+
+
+def test_stopped_at_any_moment(trainer: Trainer, undisturbed: tuple[bytes, float], tmp_path: Path) -> None:
+    """SIGTERM and SIGINT: a checkpoint of the last step, or a clean end before the first; then the same bits."""
+    weights, seconds = undisturbed
+    rng, count = random.Random(2), 40 if FULL else 5
+    before_the_first = 0
+    for turn in range(count):
+        number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
+        run, compiling = f"stopped-{turn}", turn % 4 == 2
+        empty = tmp_path / f"{turn}" if compiling else None  # the signal comes while kernels are compiled
+        running = trainer.start(run, "--val-batches", "50" if turn % 4 == 1 else "1", cache=empty)
+        time.sleep(rng.uniform(0.4, 1.0 if compiling else seconds))
+        asked = time.perf_counter()
+        running.send_signal(number)
+        _, told = running.communicate(timeout=60)
+        assert time.perf_counter() - asked < 20
+        steps = trainer.history(run).steps()
+        if running.returncode == 0:
+            assert (trainer.home / run / "weights.safetensors").exists()  # it was just done
+            continue
+        assert running.returncode in (128 + number, -number), told  # the latter: Python itself had only begun
+        assert "Traceback" not in told or running.returncode < 0
+        before_the_first += not steps
+        found = trainer.history(run).newest(pytest.fail)
+        assert (found is None) == (not steps)
+        if found and (FULL or turn < 4):
+            assert trainer.finish(run, "--resume", "auto") == weights
+    assert before_the_first < count
+
+
+def test_a_second_signal_ends_it_at_once(trainer: Trainer, tmp_path: Path) -> None:
+    """While the first is waiting for a disk that does not answer."""
+    code = (
+        "import sys, time\nfrom gptc.runtime import saver\nfrom gptc.cli import main\n"
+        "saver.write_checkpoint = lambda *a, **k: time.sleep(60)\nsys.argv[0] = 'gptc'\nmain()"
+    )
+    argv = [sys.executable, "-c", code, "train", TINY, "--data", "text.txt", "--run", "twice", "--steps", "100000"]
+    running = subprocess.Popen(argv, cwd=trainer.home, env=trainer.environment, stderr=subprocess.PIPE, stdout=-3)
+    while not (log := trainer.home / "twice" / "log.jsonl").exists() or log.stat().st_size < 1000:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=2)
+    assert running.returncode == 130
+
+
+def test_a_wait_for_data_is_left_at_once() -> None:
+    """A signal ends what can be left; what cannot is finished first."""
+    with Interrupt() as interrupt:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.perf_counter()
+        with pytest.raises(Interrupted) as caught, interrupt.breakable():
+            time.sleep(10)
+        assert time.perf_counter() - began < 5
+        assert caught.value.code == 143
+        assert interrupt.wished
+        with pytest.raises(Interrupted), interrupt.breakable():
+            pytest.fail("entered")
+    with Interrupt() as interrupt:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(0.3)  # not breakable: goes on
+        with pytest.raises(Interrupted):
+            interrupt.check()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
