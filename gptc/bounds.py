@@ -268,7 +268,7 @@ def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
         inputs = [Bounded.exact(t[part]) for t in tensors]
         for whole, piece in zip(found, run_body(ADAMW, [*inputs, *constants], inputs[0].value.shape), strict=True):
             whole.value.reshape(-1)[part], whole.error.reshape(-1)[part] = piece.value, piece.error
-    return found
+    return [*found, found[0]] if op.copy else found
 
 
 def scatter_add(op: ScatterAdd, x: Sequence[Bounded]) -> list[Bounded]:

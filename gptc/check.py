@@ -66,6 +66,8 @@ def check_model(model: Model, progress: Progress | None = None) -> Agreement:
     graphs = {graph.name: graph for graph in _graphs(model.artefact)}
     initialise(model)
     _perturb(model)
+    if model.artefact.has_program("refresh"):
+        model.run("refresh")  # before copies of parameters are watched
     agreement = Agreement()
     for number, (program, first) in enumerate(_schedule(model.artefact)):
         _set_inputs(model, number, first)
@@ -92,13 +94,15 @@ def _graphs(artefact: Artefact) -> Sequence[Graph]:
 def _schedule(artefact: Artefact) -> list[tuple[str, bool]]:
     """Programs to run, and whether each is the first micro-step of its step."""
     if artefact.has_program("logits"):
-        return [("logits", True)]
-    if artefact.has_program("decode"):
-        return [("prefill", True), ("decode", True), ("decode", True)]
-    if artefact.has_program("step"):
-        return [("evaluate", True), ("step", True), ("step", True)]
-    step = [("micro_step", True), ("micro_step", False), ("update", True)]
-    return [("evaluate", True), *step, *step]
+        programs = [("logits", True)]
+    elif artefact.has_program("decode"):
+        programs = [("prefill", True), ("decode", True), ("decode", True)]
+    elif artefact.has_program("step"):
+        programs = [("evaluate", True), ("step", True), ("step", True)]
+    else:
+        step = [("micro_step", True), ("micro_step", False), ("update", True)]
+        programs = [("evaluate", True), *step, *step]
+    return [*programs, ("refresh", True)] if artefact.has_program("refresh") else programs
 
 
 def _perturb(model: Model) -> None:

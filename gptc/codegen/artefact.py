@@ -81,7 +81,8 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
         files[f"kernels/{kernel}.{target.suffix}"] = render_kernel(target, spec, facts.header(kernel))
     files |= _program_files(facts)
     if facts.trains and target.name == "c":
-        files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps)
+        refreshes = any(program.name == "refresh" for program in programs)
+        files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps, refreshes)
     digest = _digest(files, model, options)
     name = f"{model.name}-{options.target}-{digest}"
     files["README.md"] = _readme(facts, name)
@@ -151,7 +152,11 @@ class _Facts:
 
     @cached_property
     def params(self) -> list[tuple[Tensor, Buffer]]:
-        return [(t, n.op) for t, n in self.tensors if t.place.segment == "params" and isinstance(n.op, Buffer)]
+        return self.buffers("param")
+
+    def buffers(self, role: str) -> list[tuple[Tensor, Buffer]]:
+        """What lives across calls in one role, with the op that declares it."""
+        return [(t, n.op) for t, n in self.tensors if isinstance(n.op, Buffer) and n.op.role == role]
 
     @cached_property
     def ports(self) -> list[tuple[Tensor, bool]]:
@@ -241,7 +246,8 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
         "options": facts.options.to_json(),
         "segments": dict(facts.memory.segments),
         "params": [param_json(tensor, op) for tensor, op in facts.params],
-        "state": [tensor_json(t) for t, _ in facts.tensors if t.place.segment == "state"],
+        "copies": [tensor_json(tensor) for tensor, _ in facts.buffers("copy")],
+        "state": [tensor_json(tensor) for tensor, _ in facts.buffers("state")],
         "io": ports,
         "programs": [program_json(program) for program in facts.programs],
         **train,

@@ -51,11 +51,16 @@ class Contract:
     kernel: str
     params: tuple[str, ...]
     args: tuple[str, ...]
-    """Names of arguments in order; `operands...` stands for any number."""
+    """Names of arguments in order; `operands...` stands for any number, `[copy]` may be missing."""
     tune: str
     needs: str
     line: int
     """Where `params` stands."""
+
+    def args_of(self, count: int) -> tuple[str, ...]:
+        """The names of `count` arguments: with those that may be missing, or without them."""
+        kept = self.args if count == len(self.args) else [name for name in self.args if name[0] != "["]
+        return tuple(name.strip("[]") for name in kept)
 
 
 _FIELD = re.compile(r"^  (kernel|params|args|tune|needs): *(.*(?:\n {10}.*)*)", re.MULTILINE)
@@ -148,11 +153,16 @@ def _check(value: Any) -> None:
 
 def _check_args(template: str, declared: Contract, signature: Sequence[Parameter]) -> None:
     """The spec's signature has the arguments that the template spells, in order."""
-    pattern = ",".join(r"(?:\w+,)*?" if a.endswith("...") else re.escape(a) + "," for a in declared.args)
-    pattern = pattern.replace("?,", "?").replace(",,", ",")
+    pattern = "".join(map(_arg_pattern, declared.args))
     given = "".join(f"{p.name}," for p in signature)
     if not re.fullmatch(pattern, given):
         raise InternalError.of(f"{template}.j2: takes ({', '.join(declared.args)}), the spec has ({given.rstrip(',')})")
+
+
+def _arg_pattern(name: str) -> str:
+    if name.endswith("..."):
+        return r"(?:\w+,)*?"
+    return f"(?:{name.strip('[]')},)?" if name[0] == "[" else f"{name},"
 
 
 def signature_lines(signature: Sequence[Parameter]) -> list[str]:

@@ -45,10 +45,10 @@ def _fixed(
     node: Node, target: Target, arguments: tuple[Argument, ...], params: Params | None = None, stem: str = "",
     template: str = "",
 ) -> Call:  # fmt: skip
-    """A call of a template that always has the same arguments, named by its contract."""
+    """A call of a template that names its arguments in its contract; optional ones are there all or none."""
     kernel = node.op.kernel or ""
     template = template or kernel
-    args = contract(target.template(template)).args
+    args = contract(target.template(template)).args_of(len(arguments))
     if len(args) != len(arguments):
         raise InternalError.of(f"{template} takes {len(args)} arguments, got {len(arguments)}")
     results = {id(v) for v in node.results}
@@ -81,10 +81,10 @@ def _scatter_add(node: Node, target: Target) -> Call:
 
 def _adamw(node: Node, target: Target) -> Call:
     assert isinstance(node.op, AdamW)
-    stem = "adamw_decay" if node.op.weight_decay else "adamw"
-    return _fixed(
-        node, target, (*node.operands, *node.results, node.operands[0].type.count), node.op.attributes(), stem
-    )
+    copy = node.op.copy
+    stem = "adamw" + "_decay" * bool(node.op.weight_decay) + f"_{copy}" * bool(copy)
+    arguments: tuple[Argument, ...] = (*node.operands, *node.results, node.operands[0].type.count)
+    return _fixed(node, target, arguments, node.op.attributes(), stem)
 
 
 def _sum_squares(node: Node, target: Target) -> Call:

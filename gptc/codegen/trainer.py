@@ -15,17 +15,21 @@ from gptc.ir.types import DType
 
 
 def trainer_files(
-    model: str, tokenizer: str, train: Mapping[str, Any], params: Sequence[tuple[Tensor, Buffer]], micro_steps: int
-) -> dict[str, str]:
-    """Path -> text.  `train` gives the defaults of the options: lr, schedule, warmup, final_lr_frac."""
+    model: str, tokenizer: str, train: Mapping[str, Any], params: Sequence[tuple[Tensor, Buffer]], micro_steps: int,
+    refreshes: bool,
+) -> dict[str, str]:  # fmt: skip
+    """Path -> text.  `train` gives the defaults of the options: lr, schedule, warmup, final_lr_frac.
+
+    `refreshes` says that there is a program which makes copies of parameters.
+    """
     files = {f"include/{name}.h": render(f"c/program/{name}.h") for name in ("failure", "random", "schedule", "tokens")}
     files["include/weights.h"] = render(
         "c/program/weights.h", model=model, tokenizer=tokenizer, rows=[_row(tensor, op) for tensor, op in params],
         max_rank=max([1, *(len(op.shape) for _, op in params)]),
     )  # fmt: skip
     files["train.c"] = render(
-        "c/program/train.c", model=model, micro_steps=micro_steps, lr=repr(float(train["lr"])), warmup=train["warmup"],
-        schedule=train["schedule"], final_lr_frac=repr(float(train["final_lr_frac"])),
+        "c/program/train.c", model=model, micro_steps=micro_steps, refreshes=refreshes, lr=repr(float(train["lr"])),
+        warmup=train["warmup"], schedule=train["schedule"], final_lr_frac=repr(float(train["final_lr_frac"])),
     )  # fmt: skip
     return files
 

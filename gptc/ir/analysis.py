@@ -14,7 +14,7 @@ from gptc.ir.ops.leaf import Buffer, Constant, Input, Leaf
 from gptc.ir.ops.shape import View
 
 ARENA = "arena"
-_SEGMENT_OF_ROLE = {"param": "params", "state": "state"}
+_SEGMENT_OF_ROLE = {"param": "params", "copy": "params", "state": "state"}
 
 
 @dataclass(frozen=True)

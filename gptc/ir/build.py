@@ -45,9 +45,9 @@ class Builder:
         except ShapeError as error:
             raise InputError.of(f"{op.name}: {error}", self._span) from error
         stem = name or op.name
-        labels = op.results if len(op.results) == len(types) else tuple(map(str, range(len(types))))
+        labels = op.results if len(op.results) >= len(types) else tuple(map(str, range(len(types))))
         first = self.fresh(stem)
-        names = [first] + [self.fresh(f"{first}.{label}") for label in labels[1:]]
+        names = [first] + [self.fresh(f"{first}.{label}") for label in labels[1 : len(types)]]
         results = tuple(Value(n, t) for n, t in zip(names, types, strict=True))
         return self.add_node(Node(op, tuple(operands), results, self._span, self._origin))
 

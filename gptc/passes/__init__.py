@@ -10,6 +10,7 @@ from gptc.ir.graph import Graph
 from gptc.options import Options
 from gptc.passes.bucket import Bucket
 from gptc.passes.cache import Cache, obstacle
+from gptc.passes.copies import Copies
 from gptc.passes.differentiate import Differentiate
 from gptc.passes.fuse import Fuse
 from gptc.passes.layout import Layout
@@ -34,8 +35,9 @@ PASSES: dict[str, type[Pass]] = {
     "recognise": Recognise,
     "cache": Cache,
     "differentiate": Differentiate,
-    "update": Update,
     "precision": Precision,
+    "copies": Copies,
+    "update": Update,
     "layout": Layout,
     "remat": Remat,
     "bucket": Bucket,
@@ -74,16 +76,21 @@ def pipelines(options: Options, training: Training, caches: bool = False) -> dic
 
     Memory is not in the lists: `plan_programs` plans all programs of an artefact together.
     """
+    refresh = {"refresh": refresh_copies(options)} if options.precision != "f32" else {}
     if options.mode == "infer":
         if not caches:
-            return {"logits": forward(options)}
-        return {"prefill": generation(options, min(PREFILL, options.seq)), "decode": generation(options, 1)}
+            return {"logits": forward(options), **refresh}
+        prefill, decode = generation(options, min(PREFILL, options.seq)), generation(options, 1)
+        return {"prefill": prefill, "decode": decode, **refresh}
     if options.micro_steps == 1:
-        return {"step": train(options, optimizer("step", options, training)), "evaluate": forward(options)}
+        step = train(options, optimizer("step", options, training))
+        return {"step": step, "evaluate": forward(options), **refresh}
+    apply = optimizer("apply", options, training)
     return {
         "micro_step": train(options, optimizer("collect", options, training)),
-        "update": (optimizer("apply", options, training), *exchange(options), *kernels(options)),
+        "update": (*recognise(options), *round_off(options), apply, *exchange(options), *kernels(options)),
         "evaluate": forward(options),
+        **refresh,
     }
 
 
@@ -116,6 +123,7 @@ def train(options: Options, update: Update) -> Pipeline:
     return (
         *recognise(options),
         Differentiate(1 / options.micro_steps),  # before precision: derivatives are of the mathematical graph
+        *round_off(options),
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
         *compute(options, (*rematerialise(options.remat), *exchange(options))),
     )
@@ -123,13 +131,18 @@ def train(options: Options, update: Update) -> Pipeline:
 
 def forward(options: Options) -> Pipeline:
     """From a model to its loss or its logits."""
-    return (*recognise(options), *compute(options))
+    return (*recognise(options), *round_off(options), *compute(options))
 
 
 def generation(options: Options, tokens: int) -> Pipeline:
     """From a model to the logits after the next few tokens."""
     caches = Cache(tokens)  # after recognise, which finds attention; before layout, which folds what it reads
-    return (*recognise(options), caches, *compute(options))
+    return (*recognise(options), caches, *round_off(options), *compute(options))
+
+
+def refresh_copies(options: Options) -> Pipeline:
+    """From a model to the copies of its parameters that the other programs read in their place."""
+    return (*recognise(options), Precision(options.precision), Copies("refresh"), *kernels(options))
 
 
 def recognise(options: Options) -> Pipeline:
@@ -141,10 +154,17 @@ def recognise(options: Options) -> Pipeline:
     )
 
 
+def round_off(options: Options) -> Pipeline:
+    """From exact numbers to those that kernels read and store."""
+    return (
+        Precision(options.precision),  # before layout and fuse: they must see where values are rounded
+        Copies(),  # before update, which writes the copies: nothing casts a parameter in every step
+    )
+
+
 def compute(options: Options, backward: Pipeline = ()) -> Pipeline:
     """From mathematics to kernels in order; `backward` is for graphs that have gradients."""
     return (
-        Precision(options.precision),  # before layout and fuse: they must see where values are rounded
         Simplify(),  # after differentiate, update and precision, which write plainly
         Layout(),  # before lower: regions read through views
         *backward,  # after layout: a view costs nothing to keep; after simplify, which computes equal nodes once

@@ -3,9 +3,11 @@
 Reads:    a graph at stage `differentiated`, or `built` when nothing is trained.       Leaves: stage `precise`.
 Does:     under `bf16`, matmul and attention, forward and backward, read bf16 and sum in f32.  A tensor is cast once
           for all its readers, before it is split or transposed for them, so that the kernel that makes it can store it
-          rounded.  What attention returns is rounded too, and is moved about as it is.  Under `f32`, nothing.
-Does not: touch products, statistics, softmax, losses, sums, the residual stream, gradients handed to the optimizer, or
-          the parameters themselves, which all stay f32.
+          rounded.  What attention returns is rounded too, and is moved about as it is.  The sum of what a product
+          reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.  Under
+          `f32`, nothing.
+Does not: touch products, statistics, softmax, losses, other sums, the residual stream, gradients handed to the
+          optimizer, or the parameters themselves, which all stay f32.
 
 Micikevicius et al., Mixed Precision Training, 2018.
 """
@@ -18,6 +20,7 @@ from typing import ClassVar
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.ops.elementwise import Cast
+from gptc.ir.ops.reduce import ReduceSum
 from gptc.ir.ops.shape import ShapeOp
 from gptc.ir.types import DType
 from gptc.passes.manager import Context, UserFault
@@ -57,6 +60,8 @@ class _Casting:
         """f32 value -> the same in the narrow format."""
         self.rounded: set[str] = set()
         """f32 values that were computed narrow."""
+        self.factors = {v.name for n in graph.nodes if n.op.name in NARROW for v in n.operands if _wide(v, n)}
+        """f32 values that products read."""
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
@@ -64,6 +69,8 @@ class _Casting:
             moved = isinstance(node.op, ShapeOp) and all(v.name in self.rounded for v in node.operands)
             if node.op.name in NARROW or moved:
                 self.compute(node)
+            elif isinstance(node.op, ReduceSum) and node.operands[0].name in self.factors - self.rounded:
+                self.sum(node)
             else:
                 self.b.add_node(node)
         return replace(self.graph, nodes=tuple(self.b.nodes), stage="precise")
@@ -76,6 +83,13 @@ class _Casting:
                 self.b.add_node(Node(Cast(wide.type.dtype), (inner,), (wide,), node.span, node.origin))
                 self.narrow[wide.name] = inner
                 self.rounded.add(wide.name)
+
+    def sum(self, node: Node) -> None:
+        """Append a sum of rounded numbers."""
+        (x,) = node.operands
+        with self.b.place(node.span, node.origin):
+            rounded = self.b.cast(self.narrowed(x), dtype=x.type.dtype, label=f"{x.name}.rounded")
+        self.b.add_node(replace(node, operands=(rounded,)))
 
     def append(self, node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
         """Append `node` on other operands; results whose type changes get names of their own."""

@@ -1,9 +1,10 @@
 """From gradients to new parameters.
 
-Reads:    a graph at stage `differentiated` with an output `grad:<key>` for every parameter; `collect` leaves such
-          a graph, `apply` needs nothing but the parameters.
+Reads:    a graph at stage `precise` with an output `grad:<key>` for every parameter; `collect` leaves such
+          a graph, `apply` needs nothing but the parameters and their copies.
 Leaves:   the same stage.
-Does:     `step`     global-norm clipping and AdamW; outputs `norm` and each `<key>`, `<key>.m`, `<key>.v`
+Does:     `step`     global-norm clipping and AdamW; outputs `norm` and each `<key>`, `<key>.m`, `<key>.v`, and the
+                     parameter rounded where a copy of it is kept
           `collect`  one micro-step of several: gradients are added up in buffers `<key>.grad`
           `apply`    the update that follows the last micro-step: as `step`, from the buffers
 Does not: know the learning rate or how many steps there were: those are the inputs `lr` and `step`.
@@ -21,6 +22,7 @@ from typing import ClassVar, Literal
 from gptc.ir.build import Builder, extend
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.ops.leaf import Buffer
+from gptc.passes.copies import copies
 from gptc.passes.differentiate import GRADIENT, parameters
 from gptc.passes.manager import Context
 
@@ -32,7 +34,7 @@ class Update:
     """Clip by global norm, then AdamW, whose decay applies to parameters of the decay group."""
 
     name: ClassVar[str] = "update"
-    stages: ClassVar[tuple[str, str]] = ("differentiated", "differentiated")
+    stages: ClassVar[tuple[str, str]] = ("precise", "precise")
 
     part: Part = "step"
     beta1: float = 0.9
@@ -52,21 +54,21 @@ class Update:
         if self.part == "collect":
             collect(b, parameters(graph), grads)
         else:
-            self.update(b, parameters(graph), self.exchanged(b, parameters(graph), grads))
-        return b.build("differentiated")
+            self.update(b, parameters(graph), self.exchanged(b, parameters(graph), grads), copies(graph))
+        return b.build("precise")
 
     def apply(self, graph: Graph) -> Graph:
         """A program of its own: parameters and their collected gradients in, parameters out."""
         b = Builder(graph.name)
-        params = parameters(graph)
-        for node in params.values():
+        params, rounded = parameters(graph), copies(graph)
+        for node in (*params.values(), *rounded.values()):
             b.add_node(node)
         sums = {key: state(b, node, "grad") for key, node in params.items()}
         means = self.exchanged(b, params, sums)
         for key in params if self.ranks else ():
             b.output(f"{key}.grad", means[key])  # in place of the sum, which nothing reads any more
-        self.update(b, params, means)
-        return b.build("differentiated")
+        self.update(b, params, means, rounded)
+        return b.build("precise")
 
     def exchanged(self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> dict[str, Value]:
         """The mean of every gradient over the ranks."""
@@ -78,7 +80,9 @@ class Update:
                 means[key] = b.all_reduce(grads[key], label=f"{node.name}.mean")
         return means
 
-    def update(self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
+    def update(
+        self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value], rounded: Mapping[str, Node]
+    ) -> None:
         """Append clipping and one `adamw` for each parameter."""
         lr, step = (b.input(key=key, label=key) for key in ("lr", "step"))
         squares = []
@@ -97,8 +101,10 @@ class Update:
                 decay = self.weight_decay if node.op.decay else 0.0
                 rates = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": decay}
                 operands = node.results[0], grads[key], m, v, lr, step, scale
-                new = b.adamw(*operands, label=f"{node.name}.new", **rates)
-            for name, value in zip((key, f"{key}.m", f"{key}.v"), new, strict=True):
+                copy = str(rounded[key].results[0].type.dtype) if key in rounded else ""
+                new = b.adamw(*operands, label=f"{node.name}.new", **rates, copy=copy)
+            names = (key, f"{key}.m", f"{key}.v", *([f"{key}.{copy}"] if copy else []))
+            for name, value in zip(names, new, strict=True):
                 b.output(name, value)
 
 

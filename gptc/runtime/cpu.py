@@ -55,6 +55,9 @@ class CpuModel:
         self._segments = {name: _allocate(artefact.manifest.segments[name]) for name in SEGMENTS}
         self._memory = Memory(*(segment.ctypes.data for segment in self._segments.values()))
         self._views = {tensor.name: self._view(tensor) for tensor in artefact.manifest.tensors}
+        self._masters = artefact.manifest.masters
+        self._stale = False
+        """Whether copies of parameters may be older than the parameters."""
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
         self._raised: BaseException | None = None
@@ -63,20 +66,29 @@ class CpuModel:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A tensor in place, padding included: writes go to the model's memory."""
+        self._stale |= name in self._masters
         view = self._views.get(name)
         return self._views[self.artefact.tensor(name).name] if view is None else view
 
     def valid(self, param: Param) -> NDArray[Any]:
         """The part of a parameter that is not padding, in place."""
+        self._stale |= param.name in self._masters
         return self._views[param.name][tuple(slice(extent) for extent in param.valid)]
 
     def segment(self, name: Segment) -> NDArray[np.uint8]:
         """The raw bytes of a segment, in place: "params", "state", "io" or "arena"."""
+        self._stale |= name == "params" and bool(self._masters)
         return self._segments[name]
 
     def run(self, program: str) -> None:
-        """Run one program to its end.  What the hook raised is raised here."""
+        """Run one program to its end.  What the hook raised is raised here.
+
+        Parameters that were handed out may have been written since: then their copies are made anew first.
+        """
         function = self._programs[self.artefact.program(program).name]
+        if self._stale:
+            self._stale, self._after.value = False, None
+            self._programs["refresh"](ctypes.byref(self._memory))
         self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value if self._hook else None
         function(ctypes.byref(self._memory))
         if raised := self._raised:

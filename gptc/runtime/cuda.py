@@ -88,6 +88,9 @@ class CudaModel:
         self._stream = self._driver.Stream()  # of the kind that waits for copies, which go to the default stream
         ctypes.c_void_p.in_dll(self._library, "gptc_stream").value = self._stream.handle
         self._views = {t.name: self._view(t) for t in artefact.manifest.tensors}
+        self._masters = artefact.manifest.masters
+        self._stale = False
+        """Whether copies of parameters may be older than the parameters."""
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
         self._raised: BaseException | None = None
@@ -95,11 +98,13 @@ class CudaModel:
 
     def __getitem__(self, name: str) -> DeviceTensor:
         """A tensor on the device, padding included."""
+        self._stale |= name in self._masters
         view = self._views.get(name)
         return self._views[self.artefact.tensor(name).name] if view is None else view
 
     def valid(self, param: Param) -> Part:
         """The part of a parameter that is not padding."""
+        self._stale |= param.name in self._masters
         return Part(self._views[param.name], tuple(slice(extent) for extent in param.valid))
 
     def segment(self, name: Segment) -> NDArray[np.uint8]:
@@ -110,8 +115,14 @@ class CudaModel:
         return host
 
     def run(self, program: str) -> None:
-        """Run one program to its end.  What the hook raised is raised here."""
+        """Run one program to its end.  What the hook raised is raised here.
+
+        Parameters that were handed out may have been written since: then their copies are made anew first.
+        """
         function = self._programs[self.artefact.program(program).name]
+        if self._stale:
+            self._stale, self._after.value = False, None
+            self._programs["refresh"](ctypes.byref(self._memory))
         self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value if self._hook else None
         function(ctypes.byref(self._memory))
         if raised := self._raised:

@@ -159,6 +159,8 @@ class Manifest(Model):
     tokenizer: str
     segments: dict[Segment, Size]
     params: tuple[Param, ...]
+    copies: tuple[Tensor, ...] = ()
+    """Parameters in another dtype, as the program `refresh` and updates leave them: never saved."""
     state: tuple[Tensor, ...]
     io: tuple[Port, ...]
     programs: tuple[Program, ...] = Field(min_length=1)
@@ -190,8 +192,13 @@ class Manifest(Model):
         return self
 
     @property
+    def masters(self) -> frozenset[str]:
+        """Names of the parameters that have copies."""
+        return frozenset(copy.name.removesuffix(f".{copy.dtype}") for copy in self.copies)
+
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.params, *self.state, *self.io)
+        return (*self.params, *self.copies, *self.state, *self.io)
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:

@@ -14,6 +14,7 @@ from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.types import Dim, DType
 from gptc.options import Options
 from gptc.passes import pipelines
+from gptc.passes.copies import copies
 from gptc.passes.manager import Context, run_pipeline
 
 
@@ -113,12 +114,14 @@ def compiled(graph: Graph, options: Options, training: Training, context: Contex
 
 
 def feeds(graph: Graph, seed: int, classes: int) -> dict[str, Array]:
-    """Normal weights, non-negative state, indices below `classes`, and 1 for the scalars."""
+    """Normal weights and their copies, non-negative state, indices below `classes`, and 1 for the scalars."""
     rng = np.random.default_rng(seed)
     found: dict[str, Array] = {}
     for node in graph.nodes:
         if isinstance(node.op, (Input, Buffer)):
             kind = node.results[0].type
+            if isinstance(node.op, Buffer) and node.op.role == "copy":
+                continue
             if not kind.dtype.is_float:
                 found[node.op.key] = rng.integers(0, classes, kind.shape, np.int32)
             elif kind.rank == 0:
@@ -127,7 +130,12 @@ def feeds(graph: Graph, seed: int, classes: int) -> dict[str, Array]:
                 noise = rng.standard_normal(kind.shape) / np.sqrt(kind.shape[-1])
                 state = isinstance(node.op, Buffer) and node.op.role == "state"
                 found[node.op.key] = (np.abs(noise) if state else noise).astype(np.float32)
-    return found
+    return found | fresh_copies(graph, found)
+
+
+def fresh_copies(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The copies of parameters that `graph` reads, by their key."""
+    return {f"{key}.{node.results[0].type.dtype}": arrays[key] for key, node in copies(graph).items()}
 
 
 def tolerance(graph: Graph, reference: Array) -> float:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data
 from gptc.runtime.loader import Loader
 from gptc.runtime.shard import Memory
 from gptc.runtime.train import Step, TrainSettings, train
-from tests.system.workshop import NANO, TINY, Workshop
+from tests.system.workshop import NANO, NEEDS_BF16, TINY, Workshop
 
 EMIT = """
 import sys
@@ -48,9 +49,10 @@ def tree(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_weights_do_not_depend_on_threads(workshop: Workshop) -> None:
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=NEEDS_BF16)])
+def test_weights_do_not_depend_on_threads(workshop: Workshop, precision: str) -> None:
     """Sizes at which every kind of kernel hands out work to threads; two runs at the last number of them."""
-    built = workshop.build(NANO, batch=4, seq=64)
+    built = workshop.build(NANO, batch=4, seq=64, precision=precision)
     found: dict[int, tuple[object, ...]] = {}
     for run, threads in enumerate((1, 2, 3, 4, 4)):
         model = built.model()

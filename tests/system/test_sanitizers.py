@@ -14,23 +14,27 @@ from gptc.check import check_artefact
 from gptc.codegen.target import WARNINGS
 from gptc.runtime.artefact import open_artefact
 from gptc.runtime.shard import write_shard
-from tests.system.workshop import Workshop, make, run_native
+from tests.system.workshop import NEEDS_BF16, Workshop, make, run_native
 
 STEPS = 20
 
 
-def test_training_under_the_sanitizers(workshop: Workshop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=NEEDS_BF16)])
+def test_training_under_the_sanitizers(workshop: Workshop, tmp_path: Path, precision: str) -> None:
     """Odd sizes, so that the edges of every tile are walked: no report from address, leak or undefined behaviour.
 
-    Then again with a kernel that writes to memory it has freed, to see that the sanitizers are at work.
+    Then in f32 again with a kernel that writes to memory it has freed, to see that the sanitizers are at work.
     """
-    artefact = workshop.compile(batch=1, seq=13, micro=2, compiler="cc", sanitize=True).artefact
+    options = {"compiler": "cc", "sanitize": True, "precision": precision}
+    artefact = workshop.compile(batch=1, seq=13, micro=2, **options).artefact
     folder = make(artefact, tmp_path, "train")
     shard = tmp_path / "tokens.bin"
     write_shard(shard, np.random.default_rng(5).integers(0, 61, 2000))
     done = run_native(folder, "--data", str(shard), "--steps", str(STEPS))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(re.findall(r"^step \d+: train loss", done.stdout, re.MULTILINE)) == STEPS
+    if precision != "f32":
+        return
 
     (kernel,) = folder.glob("kernels/sum_squares_*.c")
     text = kernel.read_text()

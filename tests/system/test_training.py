@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gptc.codegen.target import describe
 from gptc.ir.types import DType
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.loader import Loader
 from gptc.runtime.shard import Memory, write_shard
 from gptc.runtime.train import Event, Step, TrainSettings, train
+from gptc.runtime.weights import load_weights, save_weights
 from tests.system.reference import rounding, stages
-from tests.system.workshop import NANO, Built, Workshop, make, run_native
+from tests.system.workshop import NANO, NEEDS_BF16, Built, Workshop, make, run_native
 
 STEPS = 10
 BATCH, SEQ = 2, 16
@@ -86,7 +87,7 @@ def test_another_learning_rate_is_not_the_same(workshop: Workshop) -> None:
     assert (np.abs(np.subtract(found, reference)) > allowed(built, losses(built.model())))[1:].any()
 
 
-@pytest.mark.skipif(not describe("cc", "native").bf16, reason="this machine has no AVX512_BF16")
+@NEEDS_BF16
 def test_bf16_learns_as_f32_does(workshop: Workshop) -> None:
     """Both factors of a product are rounded, each by half of bf16's eps: as if the weight were off by eps.
 
@@ -99,6 +100,30 @@ def test_bf16_learns_as_f32_does(workshop: Workshop) -> None:
     assert (np.abs(np.subtract(found, reference)) <= bound).all(), (found, reference)
     other = losses(built.model(), lr=2e-3), losses(built.model(), lr=3e-3)
     assert (np.abs(np.subtract(*other)) > bound)[1:].any()
+
+
+@NEEDS_BF16
+@pytest.mark.parametrize("micro", [1, 2])
+def test_copies_of_weights_follow_them(workshop: Workshop, tmp_path: Path, micro: int) -> None:
+    """However weights come about, by updates, from a file or by hand, their copies are those very weights, rounded."""
+    built = workshop.build(precision="bf16", micro=micro)
+    assert built.artefact.manifest.copies
+    trained, loaded = built.model(), built.model()
+    losses(trained)
+    written = {copy.name: trained[copy.name].copy() for copy in built.artefact.manifest.copies}
+    save_weights(trained, tmp_path / "weights", STEPS)
+    load_weights(loaded, tmp_path / "weights")
+    for model in (trained, loaded):
+        model["tokens"][...] = model["targets"][...] = 1
+        model.run("evaluate")
+    assert float(loaded["loss"]) == float(trained["loss"])
+    for copy in built.artefact.manifest.copies:
+        master = loaded[copy.name.removesuffix(".bf16")]
+        for found in (written[copy.name], trained[copy.name], loaded[copy.name]):
+            assert found.tobytes() == master.astype(ml_dtypes.bfloat16).tobytes(), copy.name
+    loaded["wte"][...] *= 2
+    loaded.run("evaluate")
+    assert float(loaded["loss"]) != float(trained["loss"])
 
 
 def test_naive_plan_gives_the_same_bits(workshop: Workshop) -> None:
@@ -122,9 +147,13 @@ def test_micro_steps_equal_one_large_step(workshop: Workshop) -> None:
     assert (np.abs(np.subtract(found, reference)) <= allowed(large, reference)).all()
 
 
-@pytest.mark.parametrize("micro_steps", [1, 4])
-def test_native_trainer_takes_the_same_steps(workshop: Workshop, tmp_path: Path, micro_steps: int) -> None:
-    built = workshop.build(batch=BATCH, micro=micro_steps)
+@pytest.mark.parametrize(
+    ("micro_steps", "precision"), [(1, "f32"), (4, "f32"), pytest.param(2, "bf16", marks=NEEDS_BF16)]
+)
+def test_native_trainer_takes_the_same_steps(
+    workshop: Workshop, tmp_path: Path, micro_steps: int, precision: str
+) -> None:
+    built = workshop.build(batch=BATCH, micro=micro_steps, precision=precision)
     shard, saved = tmp_path / "tokens.bin", tmp_path / "weights.safetensors"
     write_shard(shard, tokens(4000))
     folder = make(built.artefact, tmp_path, "train")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptc.codegen.target import WARNINGS
+import pytest
+
+from gptc.codegen.target import WARNINGS, describe
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -22,6 +24,7 @@ TINY = Path(__file__).parent / "models" / "tiny.yaml"
 NANO = models_dir() / "gpt2-nano.yaml"
 STRICT = " ".join(("cc", *WARNINGS))
 """Every build of these tests is one that a single warning would fail."""
+NEEDS_BF16 = pytest.mark.skipif(not describe("cc", "native").bf16, reason="this machine has no AVX512_BF16")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tests.templates.kernel_library import CC, ISAS, ROOT, render
 from tests.templates.test_matmul import FUSED
 
 SAMPLES: dict[str, dict[str, Any]] = {
-    "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1},
+    "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "copy": "bf16"},
     "attention": {"dtype": "bf16", "causal": True, "scale": 0.125, "MR": 8},
     "attention_grad": {"dtype": "bf16", "causal": False, "scale": 0.125, "MR": 8},
     "embedding": {},
@@ -44,7 +44,7 @@ def test_header_matches_emitted_function(template: str) -> None:
     signature = re.search(r"^void emitted\((.*?)^\{", text, re.DOTALL | re.MULTILINE)
     assert signature, text
     names = re.findall(r"(\w+)(?=[,)]|$)", re.sub(r"//.*", "", signature[1]).replace("\n", " "))
-    expected = re.split(r",\s+", fields["args"])
+    expected = re.split(r",\s+", fields["args"].replace("[", "").replace("]", ""))
     for group, members in (
         ("inputs...", [x["name"] for x in params.get("inputs", [])]),
         ("results...", [x["name"] for x in params.get("results", [])]),

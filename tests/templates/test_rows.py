@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,9 +14,12 @@ SIZES = [1, 2, 15, 17, 16384, 16385, 100003]
 
 @pytest.fixture(scope="module", params=ISAS)
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    kernels = {name: (name, {}) for name in ("embedding", "scatter_add", "sum_squares")}
+    kernels: dict[str, tuple[str, dict[str, object]]] = {
+        name: (name, {}) for name in ("embedding", "scatter_add", "sum_squares")
+    }
     constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": DECAY}
-    return Library(tmp_path_factory.mktemp("rows"), ISAS[request.param], {**kernels, "adamw": ("adamw", constants)})
+    kernels |= {name: ("adamw", constants | {"copy": copy}) for name, copy in (("adamw", ""), ("adamw_bf16", "bf16"))}
+    return Library(tmp_path_factory.mktemp("rows"), ISAS[request.param], kernels)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -75,6 +79,11 @@ def test_adamw(library: Library, n: int, step: int) -> None:
     assert all(np.array_equal(x, y) for x, y in zip((p, m, v), old, strict=True)), "an operand was written"
     library.call("adamw", *operands, p, m, v, n)
     assert all(np.array_equal(x, y) for x, y in zip((p, m, v), results, strict=True)), "in place differs"
+
+    copied = [*(np.zeros_like(p) for _ in range(3)), np.zeros(n, ml_dtypes.bfloat16)]
+    library.check_threads("adamw_bf16", [old[0], g, *old[1:], *operands[4:]], copied, [n])
+    assert all(np.array_equal(x, y) for x, y in zip(copied[:3], results, strict=True)), "a copy changes the rest"
+    assert np.array_equal(copied[3].view(np.uint16), results[0].astype(ml_dtypes.bfloat16).view(np.uint16))
 
 
 @pytest.mark.parametrize("n", SIZES)

@@ -34,7 +34,7 @@ class Input(Leaf):
 
 @register
 class Buffer(Leaf):
-    """A tensor that lives across calls: a parameter or the optimizer's state.
+    """A tensor that lives across calls: a parameter, a copy of one in another dtype, or the optimizer's state.
 
     `init` is the text of an init spec (`normal(0.02)`, `zeros`, ...); `valid` is the shape it fills, the
     rest (vocabulary padding) is zero; `decay` puts a parameter into the weight-decay group.
@@ -43,7 +43,7 @@ class Buffer(Leaf):
     name = "buffer"
     key: str = ""
     role: str = "param"
-    """`param` or `state`."""
+    """`param`, `copy` or `state`."""
     dtype: DType = DType.f32
     shape: tuple[int, ...] = ()
     init: str = "zeros"

@@ -64,21 +64,24 @@ class AdamW(Op):
 
     m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2  with g scaled by `scale`;
     p' = p - lr (mhat / (sqrt(vhat) + eps) + weight_decay p),  mhat = m' / (1 - beta1^step),  vhat likewise.
-    Operands p, g, m, v, then the scalars lr, step (1 at the first update) and scale.
+    Operands p, g, m, v, then the scalars lr, step (1 at the first update) and scale.  With `copy`, a dtype, a fourth
+    result is p' rounded to it.
     """
 
     name = "adamw"
     kernel = "adamw"
-    results = ("p", "m", "v")
+    results = ("p", "m", "v", "copy")
     in_place = ((0, 0), (1, 2), (2, 3))
     differentiable = False
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
+    copy: str = ""
     samples = (
         ({}, ("f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[]", "f32[]", "f32[]")),
         ({"weight_decay": 0.0, "beta2": 0.95}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
+        ({"copy": "bf16"}, ("f32[37]", "f32[37]", "f32[37]", "f32[37]", "f32[]", "f32[]", "f32[]")),
     )
 
     def infer(self, *operands: TensorType) -> Types:
@@ -88,7 +91,8 @@ class AdamW(Op):
             need(other.shape == p.shape, f"{label} {other} must match the parameter {p}")
         for label, scalar in zip(("lr", "step", "scale"), operands[4:], strict=True):
             need(scalar.rank == 0, f"{label} must be a scalar, got {scalar}")
-        return p.with_shape(p.shape), m.with_shape(m.shape), v.with_shape(v.shape)
+        copy = (TensorType.of(DType(self.copy), p.shape),) if self.copy else ()
+        return p.with_shape(p.shape), m.with_shape(m.shape), v.with_shape(v.shape), *copy
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
         work = np.result_type(np.float32, operands[0].dtype)
@@ -100,8 +104,11 @@ class AdamW(Op):
         unbiased = mean / work.type(1 - self.beta1**step)
         root = np.sqrt(square / work.type(1 - self.beta2**step))
         new = p - work.type(lr) * (unbiased / (root + work.type(self.eps)) + work.type(self.weight_decay) * p)
-        stored = zip((new, mean, square), (operands[0], operands[2], operands[3]), strict=True)
-        return tuple(x.astype(like.dtype, copy=False) for x, like in stored)
+        kinds = [operands[i].dtype for i in (0, 2, 3)]
+        if self.copy:
+            kinds.append(DType(self.copy).numpy if work == np.float32 else work)
+        stored = zip((new, mean, square, new), kinds, strict=False)
+        return tuple(x.astype(kind, copy=False) for x, kind in stored)
 
     def flops(self, *operands: TensorType) -> int:
         return 20 * operands[0].count
