@@ -8,20 +8,119 @@
 
 // ---- blocking --------------------------------------------------------------------------------------
 //
-// An item of work is a strip of C, up to PANELS panels of NR columns over MC of its rows. Its part of B is packed into
-// a private strip, KC values of k at a time, which stays in the L2 cache while the rows of A stream past it straight
-// from memory, MR at a time. Only when K exceeds KC are unfinished sums kept, beside the strip.
-// The rows of B run along k, so that a panel is packed from long pieces of memory however narrow it is.
+// The weight, B, is packed and the activations, A, are read where they lie. C is cut into panels of NR columns, and
+// each thread has a range of them. For one panel, the part of B that it needs, KC values along k at a time, is packed
+// into a private buffer that stays in the L2 cache, while the rows of A stream past it, MR at a time:
+//
+//                   k                      NR
+//            +-------------+             +----+   a tile: MR x NR sums in registers, to which each step along k adds
+//         MR |=============|        k    |    |   MR values of A, each times a row of NR values of B
+//            |      A      |    x        | B  |
+//            |             |             |    |   MR rows of A and the panel pass through the L1 cache
+//            +-------------+             +----+
+//
+// Only when K exceeds KC are unfinished sums kept. Then several panels form a strip, and a thread takes all of
+// them through one run along k before the next, so that this part of A comes from memory once.
 
 enum {
-    MR = 4,    // rows of a tile
-    NR = 24,   // columns of a tile: MR * NR / VEC accumulators, enough to hide the latency of the FMA
-    KC = 1536, // longest run along k; a panel is then KC * NR * 4 bytes
-    PANELS = 1,
-    MC = 1024, // most rows that share a packed strip
+    MR = 4,       // rows of a tile
+    NR = 24,      // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
+    KC = 1024,    // longest run along k; the panel is then 4096 * NR bytes and stays in L2
+    WIDTH = 384,  // most columns of a strip
+    MC = 1024,    // most rows that share a packed panel; further ones are work for other threads
+    STEP = 16,    // steps along k between two requests for what is packed next
+    PACE = 4,     // cache lines that are then requested
+    LINE = 64,    // bytes of a cache line
 };
 
-// ---- epilogue: from a finished sum to what is stored -----------------------------------------------
+// ---- phase 1, pack: the operands in the order in which the micro-kernel reads them -------------------
+
+// to[panel][k][j] = B(k, panel * NR + j) for kc rows and nc columns of B, cut into panels of NR that lie depth * NR
+// apart. Columns past the last repeat it: they are computed and never stored.
+static void pack_panels(float *restrict to, int64_t depth, const float *restrict b, int64_t ldb, int64_t kc, int64_t nc)
+{
+    for (int64_t n = 0; n < nc; n += NR)
+        gptc_pack_transposed(to + n * depth, NR, b + n * ldb, ldb, nc - n, kc);
+}
+
+// What is packed next lies in memory, far away. While a tile is computed its cache lines are requested, so that packing
+// finds them in L2; otherwise a product of few rows spends a tenth of its time waiting. They are requested as late as
+// the time until then allows: lines that lie waiting in L2 push others out.
+struct ahead {
+    const char *row;        // the row whose lines are next
+    int64_t rows, at;       // rows left, this one included; bytes of this one that have been requested
+    int64_t length, stride; // of a row, in bytes
+    int64_t wait, pace;     // calls of `fetch` until the first request; lines that each call then requests
+};
+
+// All of `rows` rows of `length` elements, ld apart, while so many tiles of kc values along k are computed.
+static struct ahead look_ahead(const float *from, int64_t ld, int64_t rows, int64_t length, int64_t tiles,
+                               int64_t kc)
+{
+    const int64_t size = sizeof *from, lines = rows * ((length * size + LINE - 1) / LINE);
+    const int64_t calls = tiles * ((kc + STEP - 1) / STEP);
+    const int64_t pace = lines > calls * PACE ? (lines + calls - 1) / calls : PACE;
+    const int64_t wait = calls - (lines + pace - 1) / pace;
+    return (struct ahead){(const char *)from, rows, 0, length * size, ld * size, wait, pace};
+}
+
+static inline void fetch(struct ahead *next)
+{
+    if (next->wait-- > 0)
+        return;
+    for (int64_t line = 0; line < next->pace && next->rows > 0; line++) {
+        __builtin_prefetch(next->row + next->at, 0, 2); // to be read, into L2
+        next->at += LINE;
+        if (next->at >= next->length) {
+            next->at = 0;
+            next->row += next->stride;
+            next->rows--;
+        }
+    }
+}
+
+// ---- phase 2, the micro-kernel: one tile of sums in registers ----------------------------------------
+
+// sum[i][j] += sum over k of a[i][k] * panel[k][j], or = when `first`. The MR x NR sums stay in registers.
+// Rows of A past the last (mr < MR) repeat it: they are computed and never stored.
+static void multiply_tile(float *restrict sum, const float *restrict a, int64_t lda, int64_t mr,
+                          const float *restrict panel, int64_t kc, int first, struct ahead *next)
+{
+    const float *row[MR];
+    GPTC_UNROLL
+    for (int64_t i = 0; i < MR; i++)
+        row[i] = a + gptc_min(i, mr - 1) * lda;
+    vf acc[MR][NR / VEC];
+    GPTC_UNROLL
+    for (int64_t i = 0; i < MR; i++)
+        GPTC_UNROLL
+        for (int64_t j = 0; j < NR / VEC; j++)
+            acc[i][j] = first ? (vf){0} : *(const vf *)(sum + i * NR + j * VEC);
+    const int64_t depth = kc;
+    for (int64_t from = 0; from < depth; from += STEP) {
+        fetch(next);
+        const int64_t to = gptc_min(from + STEP, depth);
+        for (int64_t k = from; k < to; k++) {
+            vf b[NR / VEC];
+            GPTC_UNROLL
+            for (int64_t j = 0; j < NR / VEC; j++)
+                b[j] = *(const vf *)(panel + k * NR + j * VEC);
+            GPTC_UNROLL
+            for (int64_t i = 0; i < MR; i++) {
+                GPTC_UNROLL
+                for (int64_t j = 0; j < NR / VEC; j++)
+                    acc[i][j] += row[i][k] * b[j];
+            }
+        }
+    }
+    GPTC_UNROLL
+    for (int64_t i = 0; i < MR; i++)
+        GPTC_UNROLL
+        for (int64_t j = 0; j < NR / VEC; j++)
+            *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
+}
+
+// ---- phase 3, write back: finished sums go through the epilogue to the results -----------------------
 
 struct epilogue {
     const float *b_; // [N]
@@ -52,51 +151,6 @@ static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, i
     }
 }
 
-// ---- packing ---------------------------------------------------------------------------------------
-
-// strip[panel][k][j] = B(k, panel * NR + j) for nc columns of B, cut into panels of NR. Columns past the last repeat
-// it: they are computed and never stored.
-static void pack_strip(float *restrict strip, const float *restrict b, int64_t ldb, int64_t kc, int64_t nc)
-{
-    for (int64_t n = 0; n < nc; n += NR)
-        gptc_pack_transposed(strip + n * kc, NR, b + n * ldb, ldb, nc - n, kc);
-}
-
-// ---- one tile --------------------------------------------------------------------------------------
-
-// sum[i][j] += sum over k of a[i][k] * panel[k][j], or = when `first`. The MR x NR sums stay in registers.
-// Rows of A past the last (mr < MR) repeat it: they are computed and never stored.
-static void multiply_tile(float *restrict sum, const float *restrict a, int64_t lda, int64_t mr,
-                          const float *restrict panel, int64_t kc, int first)
-{
-    const float *row[MR];
-    GPTC_UNROLL
-    for (int64_t i = 0; i < MR; i++)
-        row[i] = a + gptc_min(i, mr - 1) * lda;
-    vf acc[MR][NR / VEC];
-    GPTC_UNROLL
-    for (int64_t i = 0; i < MR; i++)
-        GPTC_UNROLL
-        for (int64_t j = 0; j < NR / VEC; j++)
-            acc[i][j] = first ? (vf){0} : *(const vf *)(sum + i * NR + j * VEC);
-    for (int64_t k = 0; k < kc; k++) {
-        vf b[NR / VEC];
-        GPTC_UNROLL
-        for (int64_t j = 0; j < NR / VEC; j++)
-            b[j] = *(const vf *)(panel + k * NR + j * VEC);
-        GPTC_UNROLL
-        for (int64_t i = 0; i < MR; i++)
-            GPTC_UNROLL
-            for (int64_t j = 0; j < NR / VEC; j++)
-                acc[i][j] += row[i][k] * b[j];
-    }
-    GPTC_UNROLL
-    for (int64_t i = 0; i < MR; i++)
-        GPTC_UNROLL
-        for (int64_t j = 0; j < NR / VEC; j++)
-            *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
-}
-
 void gemm_nt_add_gelu_5a65ee(
     const float *a, // [M, K], row stride lda
     const float *b, // [N, K], row stride ldb
@@ -111,32 +165,40 @@ void gemm_nt_add_gelu_5a65ee(
     const int64_t runs = (K + KC - 1) / KC;
     const int64_t run = (K + runs - 1) / runs; // runs along k of about equal length
 
-    // Strips as wide as leaves each thread two. How C is cut does not show in its bits.
-    const int64_t panels = batch0 * batch1 * blocks * ((N + NR - 1) / NR);
-    const int64_t share = panels / (2 * omp_get_max_threads());
-    const int64_t width = NR * (share < 1 ? 1 : gptc_min(share, PANELS));
+    // Strips are only as wide as leaves one to each thread. How C is cut does not show in its bits.
+    const int64_t panels = batch0 * batch1 * blocks * ((N + NR - 1) / NR), threads = omp_get_max_threads();
+    const int64_t width = NR * (runs > 1 ? gptc_min(WIDTH / NR, (panels + threads - 1) / threads) : 1);
     const int64_t strips = (N + width - 1) / width;
+    const int64_t rows = gptc_round_up(gptc_min(M, MC), MR);
 
-    #pragma omp parallel for schedule(dynamic)
+    #pragma omp parallel for schedule(static)
     for (int64_t item = 0; item < batch0 * batch1 * blocks * strips; item++) {
         const int64_t batch = item / strips / blocks, i0 = batch / batch1, i1 = batch % batch1;
         const int64_t m0 = item / strips % blocks * MC, mc = gptc_min(MC, M - m0);
-        const int64_t n0 = item % strips * width, nc = gptc_min(width, N - n0);
+        const int64_t n0 = item % strips * width, n_end = gptc_min(n0 + width, N);
         const float *A = a + i0 * sa0 + i1 * sa1 + m0 * lda;
-        const float *B = b + i0 * sb0 + i1 * sb1 + n0 * ldb;
-        float *strip = gptc_scratch(GPTC_PRIVATE, (KC + MC) * width * sizeof *strip); // [PANELS][KC][NR]
-        float *sums = strip + KC * width;                                             // [PANELS][MC][NR]
+        const float *B = b + i0 * sb0 + i1 * sb1;
+        // [KC][NR] of B and [width / NR][rows][NR] of sums
+        float *panel = gptc_scratch(GPTC_PRIVATE, (KC * NR + width * rows) * sizeof *panel);
+        float *sums = panel + KC * NR;
 
         for (int64_t k0 = 0; k0 < K; k0 += run) {
             const int64_t kc = gptc_min(run, K - k0);
-            pack_strip(strip, B + k0, ldb, kc, nc);
-            for (int64_t n = 0; n < nc; n += NR) {
+            for (int64_t n = n0; n < n_end; n += NR) {
+                const int64_t nr = gptc_min(NR, N - n);
+                pack_panels(panel, 0, B + n * ldb + k0, ldb, kc, nr);
+
+                // Next comes the panel beside this one or, at the end of a strip, the next run of its first one.
+                const int turn = runs > 1 && n + NR >= n_end;
+                const int64_t n1 = turn ? n0 : n + NR, k1 = turn ? k0 + run : k0;
+                const int64_t nr1 = gptc_min(NR, N - n1), kc1 = gptc_min(run, K - k1);
+                struct ahead next = look_ahead(B + n1 * ldb + k1, ldb, nr1, kc1, (mc + MR - 1) / MR, kc);
                 for (int64_t m = 0; m < mc; m += MR) {
-                    const int64_t mr = gptc_min(MR, mc - m), nr = gptc_min(NR, nc - n);
-                    float *sum = runs > 1 ? sums + n * MC + m * NR : sums;
-                    multiply_tile(sum, A + m * lda + k0, lda, mr, strip + n * kc, kc, k0 == 0);
+                    const int64_t mr = gptc_min(MR, mc - m);
+                    float *sum = sums + (runs > 1 ? (n - n0) * rows + m * NR : 0);
+                    multiply_tile(sum, A + m * lda + k0, lda, mr, panel, kc, k0 == 0, &next);
                     if (k0 + kc == K)
-                        store_tile(&e, sum, i0 * sc0 + i1 * sc1, m0 + m, n0 + n, mr, nr);
+                        store_tile(&e, sum, i0 * sc0 + i1 * sc1, m0 + m, n, mr, nr);
                 }
             }
         }

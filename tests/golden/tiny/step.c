@@ -171,7 +171,7 @@ void gptc_step(const struct gptc_memory *m)
         arena + x, arena + h_0_a, arena + h_0_a_mean, arena + h_0_a_rstd, 32, 32, 16);
     AFTER(3);
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
-    gemm_nt_add_b7893a(arena + h_0_a, params + h_0_qkv_w, params + h_0_qkv_b, arena + h_0_q_add, 32, 96, 32, 32, 32, 96,
+    gemm_nt_add_1c4ac1(arena + h_0_a, params + h_0_qkv_w, params + h_0_qkv_b, arena + h_0_q_add, 32, 96, 32, 32, 32, 96,
         1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(4);
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
@@ -185,7 +185,7 @@ void gptc_step(const struct gptc_memory *m)
     row_layer_norm_bda0ce(arena + h_0_y, params + h_0_ln_2_w, params + h_0_ln_2_b, arena + h_0_m_layer_norm,
         arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd, 32, 32);
     AFTER(7);
-    gemm_nt_add_gelu_ff876f(arena + h_0_m_layer_norm, params + h_0_fc_w, params + h_0_fc_b, arena + h_0_m_add,
+    gemm_nt_add_gelu_70a269(arena + h_0_m_layer_norm, params + h_0_fc_w, params + h_0_fc_b, arena + h_0_m_add,
         arena + h_0_m, 32, 128, 32, 32, 32, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(8);
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
@@ -199,7 +199,7 @@ void gptc_step(const struct gptc_memory *m)
         arena + h_1_a_rstd, 32, 32);
     AFTER(10);
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
-    gemm_nt_add_b7893a(arena + h_1_a, params + h_1_qkv_w, params + h_1_qkv_b, arena + h_1_q_add, 32, 96, 32, 32, 32, 96,
+    gemm_nt_add_1c4ac1(arena + h_1_a, params + h_1_qkv_w, params + h_1_qkv_b, arena + h_1_q_add, 32, 96, 32, 32, 32, 96,
         1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(11);
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
@@ -213,7 +213,7 @@ void gptc_step(const struct gptc_memory *m)
     row_layer_norm_bda0ce(arena + h_1_y, params + h_1_ln_2_w, params + h_1_ln_2_b, arena + h_1_m_layer_norm,
         arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd, 32, 32);
     AFTER(14);
-    gemm_nt_add_gelu_ff876f(arena + h_1_m_layer_norm, params + h_1_fc_w, params + h_1_fc_b, arena + h_1_m_add,
+    gemm_nt_add_gelu_70a269(arena + h_1_m_layer_norm, params + h_1_fc_w, params + h_1_fc_b, arena + h_1_m_add,
         arena + h_1_m, 32, 128, 32, 32, 32, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(15);
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
