@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +21,13 @@ FILE_WIDTH = 200
 class Output:
     """People's text goes to stdout, or to stderr beside `--json`; progress always goes to stderr."""
 
-    def __init__(self, as_json: bool = False) -> None:
-        self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    def __init__(self, as_json: bool = False, silent: bool = False) -> None:
+        """`silent` says nothing at all: another process says the same."""
+        self.as_json = as_json and not silent
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True, quiet=silent)
         if not self.console.is_terminal:
             self.console.width = FILE_WIDTH
-        self.progress = Console(stderr=True, highlight=False)
+        self.progress = Console(stderr=True, highlight=False, quiet=silent)
 
     def line(self, text: str = "", style: str | None = None) -> None:
         self.console.print(text, style=style, markup=False)
@@ -71,7 +71,7 @@ class Ticker:
             self.status.update(text)
         elif time.monotonic() - self.last >= INTERVAL:
             self.last = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
+            self.console.print(text, markup=False, soft_wrap=True)
 
 
 def size(nbytes: float) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gptc.runtime.model import Model
     from gptc.runtime.resume import Start
     from gptc.runtime.train import Summary, TrainSettings
+    from gptc.runtime.world import World
 
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
@@ -26,32 +27,37 @@ DEFAULT_DATA = "the Python standard library"
 NOTICE = "\nstopping: a checkpoint is written first; a second signal ends this at once\n"
 
 
+ValData = Annotated[Path | None, typer.Option(help="What to validate on (default: a part of the data).")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Updates to make (default: the model's).")]
+Rate = Annotated[float | None, typer.Option(help="Highest learning rate (default: the model's).")]
+ValEvery = Annotated[int, typer.Option(min=0, help="Steps between validations; 0: only at the end.")]
+ValBatches = Annotated[int, typer.Option(min=1, help="Batches of a validation, at most.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")]
+Weights = Annotated[Path | None, typer.Option(help="Begin with these weights (default: random ones).")]
+SaveEvery = Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0: only when stopped.")]
+KeepLast = Annotated[int, typer.Option(min=0, help="Keep so many of the newest checkpoints; 0: all.")]
+KeepEvery = Annotated[int, typer.Option(min=0, help="Also keep those of every so many steps.")]
+Resume = Annotated[str | None, typer.Option(help="Go on from a checkpoint: auto, STEP or a folder.")]
+AllowChange = Annotated[
+    str, typer.Option(metavar="NAMES", help="Settings that may differ from the checkpoint's; or all.")
+]
+Ranks = Annotated[
+    int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
+]
+
+
 @compiles("train")
 def train(
-    job: Job,
-    data: Data = None,
-    val_data: Annotated[Path | None, typer.Option(help="What to validate on (default: a part of the data).")] = None,
-    tokenizer: TokenizerName = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates to make (default: the model's).")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate (default: the model's).")] = None,
-    val_every: Annotated[int, typer.Option(min=0, help="Steps between validations; 0: only at the end.")] = 50,
-    val_batches: Annotated[int, typer.Option(min=1, help="Batches of a validation, at most.")] = 20,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Begin with these weights (default: random ones).")] = None,
-    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0: only when stopped.")] = 0,
-    keep_last: Annotated[int, typer.Option(min=0, help="Keep so many of the newest checkpoints; 0: all.")] = 3,
-    keep_every: Annotated[int, typer.Option(min=0, help="Also keep those of every so many steps.")] = 0,
-    resume: Annotated[str | None, typer.Option(help="Go on from a checkpoint: auto, STEP or a folder.")] = None,
-    allow_change: Annotated[
-        str, typer.Option(metavar="NAMES", help="Settings that may differ from the checkpoint's; or all.")
-    ] = "",
-    threads: Threads = None,
-    seed: Seed = None,
-    json: Json = False,
-) -> None:
+    job: Job, data: Data = None, val_data: ValData = None, tokenizer: TokenizerName = None, steps: Steps = None,
+    lr: Rate = None, val_every: ValEvery = 50, val_batches: ValBatches = 20, run: Folder = None,
+    weights: Weights = None, save_every: SaveEvery = 0, keep_last: KeepLast = 3, keep_every: KeepEvery = 0,
+    resume: Resume = None, allow_change: AllowChange = "", ranks: Ranks = None, threads: Threads = None,
+    seed: Seed = None, json: Json = False,
+) -> None:  # fmt: skip
     """Train a model and save its weights.  SIGINT and SIGTERM end it with a checkpoint."""
     from gptc.cli.compile import compile_and_build
     from gptc.cli.output import Output
+    from gptc.cli.ranks import distributed, join_job, start_ranks, threads_of
     from gptc.runtime.data import open_data
     from gptc.runtime.history import History
     from gptc.runtime.init import SEED
@@ -60,9 +66,12 @@ def train(
     from gptc.runtime.resume import Start
     from gptc.runtime.train import TrainSettings, schedule_of
 
-    output = Output(json)
+    world = join_job(ranks)
+    rank, size = (world.rank, world.size) if world else (0, ranks or 1)
+    job = distributed(job) if size > 1 else job
+    output = Output(json, silent=rank > 0)
     start = Start(resume, frozenset(allow_change.split(",")), weights, SEED if seed is None else seed)
-    with Interrupt(NOTICE) as interrupt:
+    with Interrupt("" if rank else NOTICE, patient=size > 1 and world is not None) as interrupt:
         with interrupt.breakable():
             compiled, built = compile_and_build(job, output)
             assert built is not None
@@ -70,36 +79,50 @@ def train(
             folder = run or Path("runs") / manifest.model
             count = steps or compiled.summary["train"]["steps"]
             settings = TrainSettings(count, lr, eval_every=val_every, eval_batches=val_batches, save=folder / WEIGHTS)
-            dims = manifest.dims
-            corpus = open_data(data, tokenizer or manifest.tokenizer, dims["B"], dims["T"], dims["V"], val=val_data)
-            model = load_model(compiled.artefact, built.library, threads)
+            dims, codec = manifest.dims, tokenizer or manifest.tokenizer
+            shape = dims["B"], dims["T"], dims["V"]
+            corpus = open_data(data, codec, *shape, val=val_data, rank=rank, world=size)
+            model = load_model(compiled.artefact, built.library, threads or (threads_of(size) if size > 1 else None))
             schedule_of(model, settings)  # a rate that cannot be is told before anything is written
             _make(folder)
-        told = {name: value for name, value in {"steps": steps, "lr": lr}.items() if value is not None}
-        output.table("settings", ("setting", "value", "from"), _settings(compiled, told, corpus.source))
-        decisive = _decisive(compiled, job, settings, corpus.source, tokenizer, start.seed)
-        history = History(folder / CHECKPOINTS, keep_last, keep_every)
-        summary = _run(model, corpus, settings, start, history, decisive, save_every, interrupt, output)
+        if world is not None:
+            told = {name: value for name, value in {"steps": steps, "lr": lr}.items() if value is not None}
+            output.table("settings", ("setting", "value", "from"), _settings(compiled, told, corpus.source))
+            decisive = _decisive(compiled, job, settings, corpus.source, codec, start.seed, size)
+            history = History(folder / CHECKPOINTS, keep_last, keep_every)
+            with world.together():
+                summary = _run(model, corpus, settings, start, history, decisive, save_every, interrupt, output, world)
+    if world is None:
+        raise typer.Exit(start_ranks(size))
     _conclude(summary, folder, compiled, output)
 
 
 def _run(
     model: Model, corpus: Corpus, settings: TrainSettings, start: Start, history: History,
-    decisive: dict[str, Any], save_every: int, interrupt: Interrupt, output: Output,
+    decisive: dict[str, Any], save_every: int, interrupt: Interrupt, output: Output, world: World,
 ) -> Summary:  # fmt: skip
-    """Train, as the only process that writes into the folder of checkpoints."""
+    """Train.  Of all ranks the first alone begins, reports and writes; the others take over what it has."""
     from gptc.cli.events import Reporter
     from gptc.runtime.resume import begin
     from gptc.runtime.saver import Saver
+    from gptc.runtime.train import Progress
     from gptc.runtime.train import train as run_training
 
+    if not world.leads:
+        world.attach(model)
+        progress = Progress.shared(world)
+        return run_training(model, corpus, settings, interrupt=interrupt, progress=progress, world=world)
     with history.writing():
         with interrupt.breakable():
             progress = begin(start, model, corpus, history, decisive, output.line)
+        world.attach(model)
+        progress = Progress.shared(world, progress)
         with (history.folder.parent / LOG).open("a" if progress.step else "w", encoding="utf-8") as log:
             report = Reporter(output, log, settings.steps)
             saver = Saver(model, history, decisive, save_every, report)
-            return run_training(model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress)
+            return run_training(
+                model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world
+            )
 
 
 def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output) -> None:
@@ -140,14 +163,14 @@ def _settings(compiled: Compiled, told: dict[str, Any], source: str) -> list[tup
 
 
 def _decisive(
-    compiled: Compiled, job: Job, settings: TrainSettings, source: str, tokenizer: str | None, seed: int
+    compiled: Compiled, job: Job, settings: TrainSettings, source: str, tokenizer: str, seed: int, ranks: int
 ) -> dict[str, Any]:
     """Everything that decides what a run computes, by its dotted name: what a checkpoint remembers."""
     manifest, options = compiled.artefact.manifest, job.request.options
-    bound = {"train.batch": manifest.dims["B"], "train.seq": manifest.dims["T"], "train.steps": settings.steps}
+    bound = {"train.batch": manifest.dims["B"] * ranks, "train.seq": manifest.dims["T"], "train.steps": settings.steps}
     bound |= {"train.micro_steps": manifest.micro_steps}
     told = {} if settings.lr is None else {"train.lr": settings.lr}
-    own = {"data": source, "seed": seed, "tokenizer": tokenizer or manifest.tokenizer}
+    own = {"data": source, "seed": seed, "tokenizer": tokenizer, "ranks": ranks}
     free = ("batch", "seq", "micro_steps", "mode", "sanitize")  # bound above, or without effect
     chosen = {f"options.{name}": value for name, value in options.to_json().items() if name not in free}
     return {**compiled.summary["settings"], **bound, **told, **own, **chosen}

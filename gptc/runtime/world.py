@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -33,8 +34,10 @@ class World:
     def barrier(self) -> None:
         """Return when every rank has come here."""
 
-    def finish(self) -> None:
-        """Leave the job, with all others."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The work of the job: no rank leaves it before the others do, unless something is wrong."""
+        yield
 
     @property
     def leads(self) -> bool:

@@ -13,12 +13,12 @@ from gptc.runtime.dist import join
 
 def main(kind: str, rank: int) -> None:
     world = join()
-    for turn in range(40):
-        if turn == 20 and world.rank == rank:
-            go_wrong(kind)
-        time.sleep(0.02)
-        world.mean(1.0)
-    world.finish()
+    with world.together():
+        for turn in range(40):
+            if turn == 20 and world.rank == rank:
+                go_wrong(kind)
+            time.sleep(0.02)
+            world.mean(1.0)
 
 
 def go_wrong(kind: str) -> None:
@@ -31,7 +31,7 @@ def go_wrong(kind: str) -> None:
     elif kind == "raise":
         raise RuntimeError("a planted fault")
     elif kind == "error":
-        print(InputError.of("a planted error"), file=sys.stderr)
+        print("a planted error", file=sys.stderr)
         sys.exit(InputError.code)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from gptc.runtime.launch import find_launcher
 from tests.ranks.job import BATCH, LENGTH
-from tests.system.workshop import NANO, Workshop
+from tests.system.workshop import TINY, Workshop
 
 pytest.importorskip("mpi4py", reason="ranks need mpi4py")
 LAUNCHER = find_launcher()
@@ -45,7 +45,7 @@ def run(folder: Path, size: int, seed: int = 5) -> list[dict[str, Any]]:
 def test_ranks_are_one(tmp_path: Path) -> None:
     shop = Workshop(tmp_path)
     for size in (1, 2, 4):
-        shop.build(NANO, BATCH // size, LENGTH, ranks=True)
+        shop.build(TINY, BATCH // size, LENGTH, ranks=True)
     alone, *_ = run(tmp_path, 1)
     for size in (2, 4):
         first = run(tmp_path, size)

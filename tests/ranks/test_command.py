@@ -1,0 +1,106 @@
+"""`gptc train --ranks`: one command starts, stops and resumes a job; what goes wrong is told once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gptc.runtime.launch import find_launcher
+from tests.system.workshop import TINY
+
+pytest.importorskip("mpi4py", reason="ranks need mpi4py")
+pytestmark = pytest.mark.skipif(find_launcher() is None, reason="ranks need mpiexec")
+
+ROOT = Path(__file__).parents[2]
+STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("jobs")
+    digits = random.Random(5).choices("0123456789 ", weights=range(11, 0, -1), k=20_000)  # the model has 61 bytes
+    (made / "digits.txt").write_text("".join(digits))
+    return made
+
+
+def start(folder: Path, run: str, *more: str, batch: int = 2) -> subprocess.Popen[str]:
+    """A job of two ranks unless `more` says otherwise."""
+    words = ["train", str(TINY), "--steps", str(STEPS), "--batch", str(batch), "--seq", "16", "--val-every", "0"]
+    words += ["--run", run, "--threads", "1", "--data", "digits.txt", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "gptc", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "GPTC_CACHE_DIR": str(folder / "cache")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code, and all that was said."""
+    out, err = process.communicate(timeout=90)
+    return process.returncode, out + err
+
+
+def weights(folder: Path, run: str) -> str:
+    return hashlib.sha256((folder / run / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def steps_made(folder: Path, run: str) -> int:
+    try:
+        lines = (folder / run / "log.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def test_stopped_and_resumed_is_undisturbed(folder: Path) -> None:
+    code, said = end(start(folder, "whole", "--ranks", "2"))
+    assert code == 0, said
+    process = start(folder, "stopped", "--ranks", "2")
+    while steps_made(folder, "stopped") < 5 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, said = end(process)
+    assert code == 128 + signal.SIGTERM, said
+    assert 5 <= steps_made(folder, "stopped") < STEPS, "the signal came too late to test anything"
+    assert any((folder / "stopped" / "checkpoints").glob("step-*")), said
+    code, said = end(start(folder, "stopped", "--ranks", "2", "--resume", "auto"))
+    assert code == 0, said
+    assert "going on from" in said
+    assert weights(folder, "stopped") == weights(folder, "whole")
+
+
+def test_any_number_of_ranks_goes_on(folder: Path) -> None:
+    code, said = end(start(folder, "first", "--ranks", "2", "--steps", "20", "--save-every", "20"))
+    assert code == 0, said
+    code, said = end(start(folder, "first", "--resume", "auto", "--allow-change", "train.steps", batch=4))
+    assert code == 0, said
+    assert "going on from" in said
+    assert steps_made(folder, "first") == STEPS
+
+
+def test_mistakes_are_told_once(folder: Path) -> None:
+    code, said = end(start(folder, "never", "--ranks", "2", "--data", "no-such-file"))
+    assert code == 1
+    assert said.count("no-such-file") == 1, said
+    code, said = end(start(folder, "never", "--ranks", "2", "--lr", "-1"))
+    assert code == 1
+    assert said.count("error:") == 1, said
+
+
+def test_ranks_need_a_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    command = [sys.executable, "-c", "from gptc.runtime import launch, job; launch.LAUNCHER = 'no-such-mpiexec'\n"
+               "try: job.run_ranks(2, [])\nexcept Exception as e: print(type(e).__name__, e)"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("ToolMissing"), done.stdout + done.stderr
+    assert "pip install" in done.stdout
