@@ -107,23 +107,28 @@ def _check_tokenizer(folder: Path, manifest: Dataset | None, tokenizer: str, voc
     """The ids of the folder mean what the model takes them for."""
     if manifest is None:
         return
-    theirs = manifest.tokenizer
-    if theirs.name != Path(tokenizer).name or theirs.size > vocab:
-        message = f"{folder}: made with the tokenizer {theirs.name} ({theirs.size} ids); the model has {tokenizer}"
-        raise InputError.of(f"{message} and {vocab} ids", None, "prepare the data with --tokenizer of the model")
+    theirs, largest = manifest.tokenizer, max(shard.max_id for shard in (*manifest.train, *manifest.val))
+    if theirs.name != Path(tokenizer).name or largest >= vocab:
+        message = f"{folder}: made with the tokenizer {theirs.name}, ids reach {largest}"
+        hint = f"prepare the data with --tokenizer {tokenizer}"
+        raise InputError.of(f"{message}; the model has {tokenizer} and {vocab}", None, hint)
 
 
 def standard_library() -> bytes:
-    """Sources of the running interpreter, in the order of their paths, some MB of them."""
-    parts: list[bytes] = []
+    """Sources of the running interpreter, one after another."""
+    return b"\n".join(path.read_bytes() for path in standard_files())
+
+
+def standard_files() -> list[Path]:
+    """Of the Python standard library, in the order of their paths, some MB of them."""
+    found: list[Path] = []
     total = 0
     for path in _python_files(Path(sysconfig.get_path("stdlib"))):
-        text = path.read_bytes()
-        parts.append(text)
-        total += len(text)
+        found.append(path)
+        total += path.stat().st_size
         if total >= DEFAULT_BYTES:
             break
-    return b"\n".join(parts)
+    return found
 
 
 def _python_files(root: Path) -> Iterator[Path]:

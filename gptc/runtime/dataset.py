@@ -14,12 +14,14 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from gptc.errors import InputError, StorageError
+from gptc.runtime.hashing import content_hash
 from gptc.runtime.manifest import Model, Size
 from gptc.runtime.shard import MAX_TOKENS, Shard, open_shard
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 256 << 20  # bytes: some hundred for each source and shard
 FORMAT = 1
+CHECKSUM = "checksum"
 AGAIN = "prepare the data again with `gptc data prepare`"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -88,18 +90,24 @@ class Dataset(Model):
         return self
 
     def text(self) -> str:
-        return self.model_dump_json(indent=1, exclude_defaults=True) + "\n"
+        """The file, with the hash of all that it says."""
+        body = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({**body, CHECKSUM: content_hash(body)}, indent=1) + "\n"
 
 
 def parse_dataset(text: bytes, path: Path) -> Dataset:
     """The manifest in `text`; `path` only names it in messages.  Raises InputError."""
     try:
         head = json.loads(text)
+        digest = head.pop(CHECKSUM, None) if isinstance(head, dict) else None
+        found = content_hash(head)
     except (ValueError, RecursionError) as error:
-        raise InputError.of(f"{path}: not valid JSON: {error}", None, AGAIN) from None
+        raise InputError.of(f"{path}: not valid JSON: {str(error)[:200]}", None, AGAIN) from None
     if not isinstance(head, dict) or head.get("format", FORMAT) != FORMAT:
-        found = repr(head.get("format"))[:40] if isinstance(head, dict) else "no object"
-        raise InputError.of(f"{path}: format {found}; this gptc reads {FORMAT}", None, AGAIN)
+        form = repr(head.get("format"))[:40] if isinstance(head, dict) else "no object"
+        raise InputError.of(f"{path}: format {form}; this gptc reads {FORMAT}", None, AGAIN)
+    if digest != found:
+        raise InputError.of(f"{path}: changed since it was written (checksum {found} of what it says)", None, AGAIN)
     try:
         return Dataset.model_validate_json(text)
     except ValidationError as error:

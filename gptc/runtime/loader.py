@@ -45,10 +45,10 @@ class Loader:
     """Batches of B*T consecutive tokens, and for targets the tokens after them.
 
     A sample is world*B*T tokens of a shard; rank r reads the B*T of them from r*B*T on.  An epoch takes every sample
-    of every shard once.  With a seed the order of the shards, and in each shard that of its samples, is a new
-    permutation in every epoch (Fisher-Yates on one mt19937 stream); without, it is that of the files.  Ranks with the
-    same seed read together what one rank would read with a batch of world*B; llm.c seeds rank r with 42 + r, so that
-    each goes its own way.
+    of every shard once; what remains at the end of a shard, or all of one that is shorter, is not read.  With a seed
+    the order of the shards, and in each shard that of its samples, is a new permutation in every epoch (Fisher-Yates
+    on one mt19937 stream); without, it is that of the files.  Ranks with the same seed read together what one rank
+    would read with a batch of world*B; llm.c seeds rank r with 42 + r, so that each goes its own way.
 
     Batch i is a function of i alone, so any position is reached by arithmetic and a few skipped random numbers.
     """
@@ -59,15 +59,16 @@ class Loader:
     ) -> None:  # fmt: skip
         if not 0 <= rank < world:
             raise InputError.of(f"rank {rank} is not in 0..{world - 1}")
-        self._shards, self._shape, self._vocab, self._rank = tuple(shards), (batch, seq), vocab, rank
+        self._all, self._shape, self._vocab, self._rank = tuple(shards), (batch, seq), vocab, rank
         self._sample = world * batch * seq
+        self._shards = tuple(shard for shard in shards if shard.count > self._sample)
+        if not self._shards:
+            longest = max(shards, key=lambda shard: shard.count)
+            whose = f"{world} ranks with batches" if world > 1 else "batches"
+            message = f"{longest.name}: {longest.count} tokens; {whose} of {batch} x {seq} need {self._sample + 1}"
+            hint = "use more text, or compile the model with a smaller --batch or --seq"
+            raise InputError.of(message, None, hint)
         counts = [(shard.count - 1) // self._sample for shard in self._shards]
-        for shard, count in zip(self._shards, counts, strict=True):
-            if count < 1:
-                whose = f"{world} ranks with batches" if world > 1 else "batches"
-                message = f"{shard.name}: {shard.count} tokens; {whose} of {batch} x {seq} need {self._sample + 1}"
-                hint = "use more text, or compile the model with a smaller --batch or --seq"
-                raise InputError.of(message, None, hint)
         self._order = _Order(counts, seed)
         self._open: tuple[int, Reader] | None = None
         self.samples = sum(counts)
@@ -86,8 +87,8 @@ class Loader:
 
     def state(self, index: int) -> dict[str, object]:
         """What `resume` needs to go on with batch `index`: the fields of LoaderState."""
-        tokens = sum(shard.count for shard in self._shards)
-        counts = len(self._shards), tokens, self._digest()
+        tokens = sum(shard.count for shard in self._all)
+        counts = len(self._all), tokens, self._digest()
         return asdict(LoaderState(STATE_FORMAT, index, self._sample, self._order.seed, *counts))
 
     def resume(self, state: Mapping[str, object]) -> int:
@@ -104,12 +105,12 @@ class Loader:
             raise InputError.of(f"loader state of the shuffle seed {then.seed}; this run has {now.seed}")
         if then.sample == now.sample:
             return then.next
-        samples = sum((shard.count - 1) // then.sample for shard in self._shards)
+        samples = sum((shard.count - 1) // then.sample for shard in self._all)
         epoch, position = divmod(then.next, max(1, samples))
         return epoch * self.samples + min(self.samples, -(-position * then.sample // now.sample))
 
     def _digest(self) -> str:
-        names = [[Path(shard.name).name, shard.count] for shard in self._shards]
+        names = [[Path(shard.name).name, shard.count] for shard in self._all]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def _reader(self, shard: int) -> Reader:

@@ -171,7 +171,12 @@ def write_shard(path: Path, ids: NDArray[np.integer], form: Format = GPT2) -> No
         raise InputError.of(f"{path}: token ids reach {ids.min()}..{ids.max()}; a shard holds 0..{form.max_id}")
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(form.header(ids.size))
-        ids.astype(form.dtype, copy=False).tofile(file)
+        file.write(encoded(ids, form))
+
+
+def encoded(ids: NDArray[np.integer], form: Format) -> memoryview:
+    """As they stand in the file.  (Not `tofile`, which keeps a full disk to itself.)"""
+    return np.ascontiguousarray(ids, form.dtype).data
 
 
 class _Descriptor:

@@ -24,14 +24,6 @@ ROOT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to work in, with a text to learn from.  Its cache serves all tests of this file."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "text.txt").write_bytes(bytes(range(50)) * 40)
-    return folder
-
-
 def environment(home: Path, **variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "GPTC_CACHE_DIR": str(home / "cache"), **variables}
 
@@ -197,20 +189,6 @@ def test_opt_runs_passes(home: Path) -> None:
         gptc(home, "opt", "built.gir", "--passes", "simplify,recognise", "--stop-after", "simplify", "--json")
     )
     assert [p["pass_name"] for p in stopped["passes"]] == ["simplify"]
-
-
-def test_data_prepare(home: Path) -> None:
-    """What it writes is what training from the text itself reads."""
-    from gptc.runtime.shard import open_shard
-
-    text = home / "some.txt"
-    text.write_bytes(bytes(range(256)) * 3)
-    made = one_object(gptc(home, "data", "prepare", "some.txt", "--out", "some.bin", "--json"))
-    assert made["tokens"] == 768
-    assert bytes(open_shard(home / "some.bin").open()(0, 768).astype("u1")) == text.read_bytes()
-    refused = gptc(home, "data", "prepare", "some.txt", "--out", "some.txt")
-    assert refused.returncode == 1
-    assert text.read_bytes() == bytes(range(256)) * 3
 
 
 def test_schema_and_doctor_and_cache(home: Path) -> None:
