@@ -29,7 +29,7 @@ from gptc.runtime.hashing import content_hash
 if TYPE_CHECKING:
     from gptc.codegen.program import Program
     from gptc.codegen.target import Target
-    from gptc.ir.graph import Graph
+    from gptc.ir.graph import Graph, Node
     from gptc.model import Model
     from gptc.passes.manager import Context, Remark, Timing
     from gptc.passes.memory import MemoryReport
@@ -124,9 +124,26 @@ def plan(request: Request) -> Planned:
 
     done = rewrite(request)
     options, context = done.context.options, done.context
-    planned, memory = plan_programs(done.graphs, context, options.plan)
+    planned, memory = plan_programs(done.graphs, context, options.plan, _scratch(options))
     remarks = done.remarks + tuple(("all", r) for r in context.remarks[len(done.remarks) :])
     return Planned(done.model, options, planned, memory, done.timings, remarks)
+
+
+def _scratch(options: Options) -> Callable[[Node], int]:
+    """How many bytes a node's kernel needs while it runs.  Those for a CPU have buffers of each thread instead."""
+    from gptc.codegen.select import select
+    from gptc.codegen.target import target_for
+    from gptc.passes.memory import no_scratch
+
+    if options.target == "c":
+        return no_scratch
+    target = target_for(options)
+
+    def size(node: Node) -> int:
+        call = select(node, target)
+        return call.scratch if call else 0
+
+    return size
 
 
 def lower(planned: Planned, target: Target) -> list[Program]:
@@ -135,9 +152,9 @@ def lower(planned: Planned, target: Target) -> list[Program]:
     from gptc.codegen.select import select
 
     programs = []
-    for graph in planned.graphs:
+    for graph, scratch in zip(planned.graphs, planned.memory.scratch, strict=True):
         calls = [select(node, target, graph.plan) for node in graph.nodes]
-        programs.append(Program(graph, tuple(call for call in calls if call is not None)))
+        programs.append(Program(graph, tuple(call for call in calls if call is not None), scratch))
     return programs
 
 

@@ -12,6 +12,11 @@ from typing import Any
 from gptc.ir.graph import Node, Value
 
 
+def ceil_div(n: int, size: int) -> int:
+    """How many pieces of `size` it takes to cover n."""
+    return -(-n // size)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of an emitted function.  `comment` is its shape or meaning, such as `(rows, cols)`."""
@@ -56,8 +61,17 @@ class Element:
     """Counted in elements from the tensor's first."""
 
 
-Argument = Value | Element | tuple[Value, ...] | tuple[int, ...] | int | float
-"""A call's argument: a tensor's address, an address inside it, an array of addresses or of integers, or a number."""
+@dataclass(frozen=True)
+class Scratch:
+    """The address of memory that a call has to itself while it runs, such as for partial sums."""
+
+    size: int
+    """In bytes."""
+
+
+Argument = Value | Element | Scratch | tuple[Value, ...] | tuple[int, ...] | int | float
+"""A call's argument: a tensor's address, an address inside it, that of scratch memory, an array of addresses or of
+integers, or a number."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +83,8 @@ class Call:
     arguments: tuple[Argument, ...]
     note: str = ""
     """Why this kernel serves and not a faster one."""
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch memory; a call takes one piece at most."""
+        return next((a.size for a in self.arguments if isinstance(a, Scratch)), 0)

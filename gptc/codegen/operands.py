@@ -11,13 +11,13 @@ iteration has stored.  So where a loop stores several results, all of them are c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gptc.codegen.filters import c_ident
-from gptc.codegen.kernel import Argument, Parameter
+from gptc.codegen.kernel import Argument, Parameter, Scratch
 from gptc.codegen.loops import Access, Extents, Strides, broadcast_strides, index_strides
-from gptc.codegen.scalar import ATOM, Block, Expr
+from gptc.codegen.scalar import ATOM, Block, Dialect, Expr
 from gptc.errors import InternalError
 from gptc.ir.body import INDICES, REDUCTIONS, Body, Stmt
 from gptc.ir.graph import Node, Value
@@ -125,6 +125,7 @@ class RegionCode:
         self.suffix: tuple[str, str, str] = ("_0", "_i", "_j")
         self.bases: dict[str, str] = {}
         self.locals: dict[str, str] = {}
+        self.dialect = Dialect()
 
     def _operands(self) -> list[Operand]:
         """Operands that are read, then row() and col() if they occur."""
@@ -177,7 +178,7 @@ class RegionCode:
 
     def block(self, outer: Block | None, stmts: Sequence[Stmt], stored: Sequence[str]) -> Block:
         """A C block inside `outer`, in which `stmts` and the stores of `stored` read values."""
-        return Block(outer.values if outer else {}, stmts, stored, self.local)
+        return Block(outer.values if outer else {}, stmts, stored, self.local, self.dialect)
 
     def outer_blocks(self) -> tuple[Block, Block]:
         """The function's and the row's block, with all that is known before the first element is read."""
@@ -193,11 +194,11 @@ class RegionCode:
         """Whether some operand lies like a full result, its row at `at`."""
         return any(a.outer == "at" for a in self.access.values())
 
-    def element_block(self, row: Block) -> Block:
-        """All elements of a region without reductions."""
+    def element_block(self, row: Block, load: Callable[[Block, Collection[str]], None] | None = None) -> Block:
+        """All elements of a region without reductions; `load` makes operands known, if not `load_elements`."""
         elements = [s for s in self.computed if self.depth[s.result] == ELEMENT]
         block = self.block(row, elements, self.body.outputs)
-        self.load_elements(block, self.depth)
+        (load or self.load_elements)(block, self.depth)
         for stmt in elements:
             block.add(stmt)
         return block
@@ -235,8 +236,13 @@ class RegionCode:
                 block.name_now(result.value)
         return [write(r.tensor.type.dtype, f"{r.pointer}[{index}]", block.values[r.value]) for r in results]
 
-    def signature(self, sizes: Mapping[str, str], shapes: Sequence[str], extents: Extents) -> tuple[Parameter, ...]:
-        """Operands, results of the given `shapes`, extents; `sizes` maps a loop variable to its extent's name."""
+    def signature(
+        self, sizes: Mapping[str, str], shapes: Sequence[str], extents: Extents, scratch: int = 0
+    ) -> tuple[Parameter, ...]:
+        """Operands, results of the given `shapes`, scratch memory where there is any, extents.
+
+        `sizes` maps a loop variable to its extent's name.
+        """
         inputs = [
             tensor_parameter(o.pointer, o.tensor, True, _describe(self.access[o.value], sizes))
             for o in self.operands
@@ -245,12 +251,14 @@ class RegionCode:
         outputs = [
             tensor_parameter(r.pointer, r.tensor, False, shape) for r, shape in zip(self.results, shapes, strict=True)
         ]
-        return (*inputs, *outputs, *(Parameter(name, "int64_t") for name, _ in (*extents, *self.extents)))
+        memory = [Parameter("scratch", "void *", "partial sums")] * scratch
+        return (*inputs, *outputs, *memory, *(Parameter(name, "int64_t") for name, _ in (*extents, *self.extents)))
 
-    def arguments(self, extents: Extents) -> tuple[Argument, ...]:
+    def arguments(self, extents: Extents, scratch: tuple[Scratch, ...] = ()) -> tuple[Argument, ...]:
         """What a call passes for `signature`."""
         tensors = [o.tensor for o in self.operands if o.tensor is not None]
-        return (*tensors, *(r.tensor for r in self.results), *(n for _, n in (*extents, *self.extents)))
+        numbers = (n for _, n in (*extents, *self.extents))
+        return (*tensors, *(r.tensor for r in self.results), *scratch, *numbers)
 
 
 def tensor_parameter(name: str, value: Value, const: bool, comment: str) -> Parameter:

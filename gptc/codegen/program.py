@@ -10,11 +10,11 @@ import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from gptc.codegen.filters import c_comment, c_float, c_ident, c_int
-from gptc.codegen.kernel import Argument, Call, Element
+from gptc.codegen.kernel import Argument, Call, Element, Scratch
 from gptc.errors import InternalError, Span
 from gptc.ir.analysis import intervals
 from gptc.ir.graph import Graph, Placement, Value
@@ -70,6 +70,8 @@ class Program:
 
     graph: Graph
     calls: tuple[Call, ...]
+    scratch: Mapping[str, int] = field(default_factory=dict)
+    """Node -> where in the arena the scratch memory of its call lies."""
 
     @property
     def name(self) -> str:
@@ -131,18 +133,22 @@ class Speller:
     def arena(self) -> list[str]:
         """Enumerators for the values in the arena that calls mention, in the order of their first use."""
         found: dict[str, tuple[str, int, str]] = {}
-        for call in self.program.calls:
+        for number, call in enumerate(self.program.calls):
             for value in _values(call):
                 place = self.program.place(value)
                 if place.segment == "arena" and value.name not in found:
                     first, last = self.program.live[value.name]
                     note = c_comment(f"{value.type}, calls {first} to {last}")
                     found[value.name] = (self.own(value.name), place.offset, note)
+            if call.scratch:
+                name, note = _scratch_name(call), f"{call.scratch} bytes, call {number}"
+                found[name] = (self.own(name), self.program.scratch[call.node.name], note)
         return enumerators(list(found.values()))
 
     def segments(self) -> list[str]:
         """The segments that the calls touch."""
         touched = {self.program.place(v).segment for call in self.program.calls for v in _values(call)}
+        touched |= {"arena" for call in self.program.calls if call.scratch}
         return [segment for segment in SEGMENTS if segment in touched]
 
     def lines(self) -> list[str]:
@@ -163,12 +169,14 @@ class Speller:
     def _call(self, call: Call) -> list[str]:
         types = [parameter.ctype for parameter in call.kernel.signature]
         pairs = zip(call.arguments, types, strict=True)
-        arguments = [text for argument, ctype in pairs for text in self._argument(argument, ctype)]
+        arguments = [text for argument, ctype in pairs for text in self._argument(argument, ctype, call)]
         return wrap(f"{call.kernel.name}(", arguments, ");", WIDTH - 4)
 
-    def _argument(self, argument: Argument, ctype: str) -> list[str]:
+    def _argument(self, argument: Argument, ctype: str, call: Call) -> list[str]:
         """An argument, in pieces between which a line may end."""
         match argument:
+            case Scratch(size):
+                return [f"arena + {self.own(_scratch_name(call))}" if size else "0"]
             case Value():
                 return [self._address(argument)]
             case Element(value, index):
@@ -190,6 +198,10 @@ class Speller:
             return f"{place.segment} + {name}"
         base = max(offset for segment, offset in self.shared if segment == place.segment and offset < place.offset)
         return f"{place.segment} + {self.shared[place.segment, base]} + {place.offset - base}"
+
+
+def _scratch_name(call: Call) -> str:
+    return f"{call.node.name}.scratch"
 
 
 def shorten(text: str, width: int) -> str:

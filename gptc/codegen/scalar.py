@@ -41,6 +41,18 @@ class Expr:
 
 CTYPES = {"float": "float", "int": "int64_t", "bool": "int"}
 """Whole numbers are as wide as loop variables: a loop whose index is narrowed vectorises badly."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a target wants spelled otherwise."""
+
+    integer: str = CTYPES["int"]
+    """The type of whole numbers."""
+    eager: bool = False
+    """Whether both sides of a condition are computed before it: threads that part cost more than arithmetic."""
+
+
 INFIX = {
     "add": ("+", SUM),
     "sub": ("-", SUM),
@@ -167,11 +179,14 @@ class Block:
         stmts: Sequence[Stmt],
         stored: Sequence[str],
         name: Callable[[str], str],
+        dialect: Dialect = Dialect(),
     ) -> None:
         """`outer`: values of the enclosing blocks.  `stmts`, `stored`: what reads values of this block.
 
         `name` gives a C name for a value of the body.
         """
+        self.ctypes = CTYPES | {"int": dialect.integer}
+        self.eager = dialect.eager
         self.values = dict(outer)
         self.uses = count_uses(stmts, stored)
         self.stored = stored
@@ -190,11 +205,15 @@ class Block:
         expr = self.values[value]
         if not expr.text.isidentifier():
             local = self.name(value)
-            self.lines.append(f"const {CTYPES[expr.kind]} {local} = {expr.text};")
+            self.lines.append(f"const {self.ctypes[expr.kind]} {local} = {expr.text};")
             self.values[value] = Expr(local, ATOM, expr.kind)
 
     def add(self, stmt: Stmt, named: bool = False) -> None:
         """Spell one statement; where it gets too long, its longest argument becomes a constant first."""
+        if self.eager and stmt.fn == "where":
+            for side in stmt.args[1:]:
+                if isinstance(side, str) and "(" in self.values[side].text:
+                    self.name_now(side)
         expr = spell(stmt, self.values.__getitem__)
         while len(expr.text) > LINE_LIMIT:
             longest = max((a for a in stmt.args if isinstance(a, str)), key=lambda a: len(self.values[a].text))

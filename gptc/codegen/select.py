@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from gptc.codegen.kernel import Argument, Call, Element, KernelSpec, Parameter
+from gptc.codegen.kernel import Argument, Call, Element, KernelSpec, Parameter, Scratch, ceil_div
 from gptc.codegen.operands import ctype, tensor_parameter
 from gptc.codegen.render import contract
 from gptc.codegen.select_column import select_column
@@ -40,6 +40,13 @@ def select(node: Node, target: Target, plan: Plan | None = None) -> Call | None:
 
 Params = dict[str, object]
 
+SQUARES = 16384
+"""Elements whose squares a block of a GPU adds up."""
+TILE = 32
+"""Rows that a block of a GPU adds up, of those sorted by where they go."""
+TERMS = 256
+"""Addresses that fit among the arguments of a kernel, of which there may be 4 KB."""
+
 
 def _fixed(
     node: Node, target: Target, arguments: tuple[Argument, ...], params: Params | None = None, stem: str = "",
@@ -63,6 +70,8 @@ def _ctype(argument: Argument, results: set[int]) -> str:
         if isinstance(argument[0], int):
             return "const int64_t *"
         return "float *const *" if id(argument[0]) in results else "const float *const *"
+    if isinstance(argument, Scratch):
+        return "void *"
     value = argument.value if isinstance(argument, Element) else argument
     kind = ctype(value.type.dtype)
     return f"{kind} *" if id(value) in results else f"const {kind} *"
@@ -75,8 +84,13 @@ def _embedding(node: Node, target: Target) -> Call:
 
 def _scatter_add(node: Node, target: Target) -> Call:
     base, ids, dy = node.operands
-    rows, cols = map(int, base.type.shape)
-    return _fixed(node, target, (base, ids, dy, *node.results, rows, ids.type.count, cols))
+    vocabulary, cols = map(int, base.type.shape)
+    rows = ids.type.count
+    if target.name == "c":
+        return _fixed(node, target, (base, ids, dy, *node.results, vocabulary, rows, cols))
+    scratch = Scratch(16 * rows + 1024 * ceil_div(rows, 1024) + 8 * ceil_div(rows, TILE) * cols)
+    params: Params = {"ctype": ctype(dy.type.dtype), "VEC": 4, "TILE": TILE}
+    return _fixed(node, target, (base, ids, dy, *node.results, scratch, vocabulary, rows, cols), params)
 
 
 def _adamw(node: Node, target: Target) -> Call:
@@ -89,11 +103,18 @@ def _adamw(node: Node, target: Target) -> Call:
 
 def _sum_squares(node: Node, target: Target) -> Call:
     (x,) = node.operands
-    return _fixed(node, target, (x, *node.results, x.type.count))
+    n = x.type.count
+    if target.name == "c":
+        return _fixed(node, target, (x, *node.results, n))
+    return _fixed(node, target, (x, *node.results, Scratch(8 * ceil_div(n, SQUARES)), n), {"CHUNK": SQUARES})
 
 
 def _global_norm(node: Node, target: Target) -> Call:
-    return _fixed(node, target, (node.operands, *node.results, len(node.operands)))
+    n = len(node.operands)
+    if target.name == "c":
+        return _fixed(node, target, (node.operands, *node.results, n))
+    scratch = Scratch(8 * ceil_div(n, TERMS))
+    return _fixed(node, target, (node.operands, *node.results, scratch, n), {"MOST": TERMS})
 
 
 def _exchange(node: Node, target: Target) -> Call:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from gptc.codegen.kernel import Call, KernelSpec
+from gptc.codegen.kernel import Call, KernelSpec, ceil_div
 from gptc.codegen.loops import Extents, table_accesses
 from gptc.codegen.operands import ELEMENT, ROW, RegionCode, Result, write
 from gptc.codegen.phases import Phase, levels, split
@@ -13,6 +13,7 @@ from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import ATOM, Block, Expr, spell
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
+from gptc.codegen.vectors import ACCESS, Vectors, element, in_memory
 from gptc.ir.body import REDUCTIONS, Stmt
 from gptc.ir.graph import Node
 
@@ -29,10 +30,8 @@ def select_row(node: Node, target: Target) -> Call:
     cols = int(code.space[-1])
     extents: Extents = (("rows", math.prod(map(int, code.space[:-1]))), ("cols", cols))
     full = [r for r in code.results if int(r.tensor.type.shape[-1]) == cols]
-    if target.name == "cuda":
-        params = _CudaPasses(code, full).params() | {"WIDTH": _width(cols)}
-    else:
-        params = _CPasses(code, full).params()
+    passes = _CudaPasses(code, full, cols, target) if target.name == "cuda" else _CPasses(code, full)
+    params = passes.params()
     shapes = ["[rows, cols]" if r in full else "[rows]" for r in code.results]
     spec = KernelSpec("row", stem(node), params, code.signature(SIZES, shapes, extents))
     return Call(node, spec, code.arguments(extents))
@@ -54,11 +53,11 @@ class _Passes:
         self.outer = [s for s in code.computed if code.depth[s.result] < ELEMENT and s.fn not in REDUCTIONS]
         self.buffers = {name: code.names.new(f"{name}_row") for phase in self.phases for name in phase.keeps}
 
-    def params(self) -> dict[str, object]:
+    def params(self) -> dict[str, Any]:
         code = self.code
         function, row = code.outer_blocks()
         begin = ["const int64_t at = i * cols;"] if code.reads_at or self.full else []
-        phases = []
+        phases: list[dict[str, Any]] = []
         for k, phase in enumerate(self.phases):
             code.compute_outer(row, [s for s in self.outer if self.level[s.result] == k], ROW)
             before, row.lines = row.lines, []
@@ -78,17 +77,24 @@ class _Passes:
         block = self.code.block(row, (*phase.elements, *phase.reductions), roots)
         for name in phase.finds:
             block.values[name] = Expr(f"{self.buffers[name]}[j]")
-        names = {a for s in (*phase.elements, *phase.reductions) for a in s.args if isinstance(a, str)} | set(stored)
-        self.code.load_elements(block, names - set(phase.finds))
+        names = reads(phase, stored) - set(phase.finds)
+        self.load(block, names)
         for stmt in phase.elements:
             block.add(stmt, named=stmt.result in phase.keeps)
         lines = [f"{self.buffers[name]}[j] = {block.values[name].text};" for name in phase.keeps]
         lines += [self.update(row, block, stmt) for stmt in phase.reductions]
-        if stored:
-            lines += self.code.stores(block, self.full, "at + j")
         before = [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)]
         after = [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"]
-        return {"before": before, "lines": block.lines + lines, "after": after} | self.joined(phase, after)
+        text = {"before": before, "after": after} | self.joined(phase, after)
+        return text | self.loop(block, lines, names, self.full if stored else [])
+
+    def load(self, block: Block, names: set[str]) -> None:
+        """Make the operands called `names` known in the loop."""
+        self.code.load_elements(block, names)
+
+    def loop(self, block: Block, lines: list[str], names: set[str], stored: list[Result]) -> dict[str, object]:
+        """The loop's text: `lines` after those of the block, and the stores of results."""
+        raise NotImplementedError
 
     def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
         """How the sums of vector lanes or threads come together, before `after`."""
@@ -113,8 +119,12 @@ class _CPasses(_Passes):
 
     keeps = True
 
-    def params(self) -> dict[str, object]:
+    def params(self) -> dict[str, Any]:
         return super().params() | {"buffers": list(self.buffers.values())}
+
+    def loop(self, block: Block, lines: list[str], names: set[str], stored: list[Result]) -> dict[str, object]:
+        stores = self.code.stores(block, stored, "at + j") if stored else []
+        return {"lines": block.lines + lines + stores}
 
     def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
         found: dict[str, list[str]] = {}
@@ -124,15 +134,71 @@ class _CPasses(_Passes):
 
 
 class _CudaPasses(_Passes):
-    """The threads of a warp or block share a row; arithmetic costs them less than memory for buffers would."""
+    """The threads of a warp or block share a row.
+
+    Arithmetic costs them less than memory for buffers would, but what several passes read is fetched once: it waits in
+    registers, or in shared memory where the row is too long for that.
+    """
 
     keeps = False
+
+    def __init__(self, code: RegionCode, full: list[Result], cols: int, target: Target) -> None:
+        super().__init__(code, full)
+        self.vectors = Vectors(code, "j", full, "int")
+        self.width = _width(cols)
+        kept = [o for o in self.vectors.operands if code.access[o.value].outer and self._passes(o.value) > 1]
+        whole = ceil_div(cols, self.width * 8) * self.width * 8
+        in_registers = self.width <= 512 and whole // self.width * len(kept) <= REGISTERS
+        self.columns = whole if in_registers else ceil_div(cols, 8) * 8
+        self.kept = kept if in_registers else []
+        sizes = [o.tensor.type.dtype.size for o in kept if o.tensor]
+        fits = sum(sizes) * self.columns <= target.shared and all(n * self.vectors.width >= ACCESS for n in sizes)
+        self.unrolled = in_registers
+        self.staged = kept if fits and not in_registers else []
+        self.copies = {o.value: code.names.new(f"{o.value}_row") for o in self.staged}
+
+    def _passes(self, value: str) -> int:
+        """How many of the passes read an operand."""
+        stored = tuple(r.value for r in self.full)
+        return sum(value in reads(phase, () if phase.reductions else stored) for phase in self.phases)
+
+    def params(self) -> dict[str, Any]:
+        vectors, found = self.vectors, super().params()
+        first = found["phases"][0]  # what it begins with is where operands are found that are fetched before it
+        found["row_lines"], first["before"] = found["row_lines"] + first["before"], []
+        kept = [(element(o), vectors.arrays[o.value], vectors.where(o)) for o in self.kept]
+        staged = [(in_memory(o), self.copies[o.value], vectors.where(o)) for o in self.staged]
+        sizes = {
+            "WIDTH": self.width,
+            "COLUMNS": self.columns,
+            "unrolled": self.unrolled,
+            "kept": kept,
+            "staged": staged,
+        }
+        return found | vectors.params("cols") | sizes
+
+    def load(self, block: Block, names: set[str]) -> None:
+        self.vectors.define(block, names, [o.value for o in self.kept])
+
+    def loop(self, block: Block, lines: list[str], names: set[str], stored: list[Result]) -> dict[str, object]:
+        before, inside, after = self.vectors.stores(block, stored, "at + j0")
+        loads = self.vectors.loads(names, [o.value for o in self.kept], self.copies)
+        return self.vectors.loop(loads + before, block.lines + lines + inside, after)
 
     def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
         totals = [(self.code.local(s.result), "max" if s.fn == "row_max" else "sum") for s in phase.reductions]
         return {"after": [f"{name} = gptc_{how}<WIDTH>({name});" for name, how in totals] + after}
 
 
+REGISTERS = 64
+"""Of a thread, for elements of operands that wait for the next pass."""
+
+
 def _width(cols: int) -> int:
-    """Threads of a row: as few as keep busy with it."""
-    return 32 if cols <= 1024 else 256 if cols <= 8192 else 1024
+    """Threads of a row: one for 32 elements at most, as long as there are so many."""
+    return next((width for width in (32, 128, 256, 512) if cols <= 32 * width), 1024)
+
+
+def reads(phase: Phase, stored: tuple[str, ...]) -> set[str]:
+    """Names that a pass reads."""
+    return {a for s in (*phase.elements, *phase.reductions) for a in s.args if isinstance(a, str)} | set(stored)

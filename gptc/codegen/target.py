@@ -26,6 +26,9 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 CUDA_FLAGS = ("-O3", "-Xcompiler=-fPIC", "-cudart=static")
 """Contraction, and division and roots that round correctly, are what nvcc does unless told otherwise."""
+CUDA_SHARED = {"sm_90": 227 << 10, "sm_100": 227 << 10, "sm_103": 227 << 10}
+CUDA_SHARED_LEAST = 99 << 10
+"""Of an architecture that is not listed, whose code may run on any later one."""
 CUDA_FLOOR = "sm_80"
 """The oldest architecture that kernels are written for: what `native` stands for, since its code runs on later ones."""
 
@@ -47,6 +50,8 @@ class Target:
     suffix: str = "c"
     """Of a kernel's source."""
     libs: tuple[str, ...] = ("-lm",)
+    shared: int = 0
+    """Bytes of shared memory that a block of a GPU may have."""
 
     def template(self, base: str) -> str:
         """The name of a kernel's template without `.j2`, `row` -> `c/row.c`."""
@@ -93,7 +98,8 @@ def describe_cuda(compiler: str, march: str) -> Target:
     refused = _output([compiler, "--dryrun", code, "-x", "cu", "-c", os.devnull, "-o", os.devnull]) is None
     if refused or not re.fullmatch(r"sm_\d+[a-z]?", arch):
         raise InputError.of(f"{compiler} knows no architecture {march!r}", None, f"it knows {', '.join(known.split())}")
-    return Target("cuda", compiler, arch, (*CUDA_FLAGS, code), True, suffix="cu")
+    shared = CUDA_SHARED.get(arch.rstrip("af"), CUDA_SHARED_LEAST)
+    return Target("cuda", compiler, arch, (*CUDA_FLAGS, code), True, suffix="cu", shared=shared)
 
 
 @cache

@@ -3,18 +3,19 @@
 Reads:    graphs at stage `scheduled`: the programs of one artefact.
 Leaves:   stage `planned`: `graph.plan` gives every value but constants a segment and a byte offset.
 Does:     lay out the segments `params`, `state` and `io`, the same for every program; share the arena between values
-          whose lives do not overlap; compute outputs right where they belong, or else append a copy.
+          whose lives do not overlap, and what a node needs while it runs; compute outputs right where they belong, or
+          else append a copy.
 Does not: change the order of nodes, which decides how much is alive at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gptc.ir.analysis import ARENA, Interval, handovers, intervals, segments
-from gptc.ir.graph import Graph, Placement
+from gptc.ir.graph import Graph, Node, Placement
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.ops.shape import View
 from gptc.passes.manager import Context
@@ -44,6 +45,13 @@ class MemoryReport:
     offsets: Mapping[tuple[str, str], int]
     """Segment and name of a buffer, input or output -> its byte offset."""
     arenas: tuple[ArenaReport, ...]
+    scratch: tuple[Mapping[str, int], ...]
+    """For each program: node -> where in the arena the memory lies that it needs while it runs."""
+
+
+def no_scratch(node: Node) -> int:
+    """Of kernels that need no memory beyond their operands and results."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -62,25 +70,30 @@ class Memory:
 
 
 def plan_programs(
-    graphs: Sequence[Graph], context: Context, mode: str = "best"
+    graphs: Sequence[Graph], context: Context, mode: str = "best", scratch: Callable[[Node], int] = no_scratch
 ) -> tuple[tuple[Graph, ...], MemoryReport]:
-    """Plan the programs of an artefact: they have the same segments, and one arena as large as the largest needs."""
+    """Plan the programs of an artefact: they have the same segments, and one arena as large as the largest needs.
+
+    `scratch` says how many bytes a node's kernel needs for itself while it runs.
+    """
     complete = [append_copies(g, context) for g in graphs]
-    stored = [_Storages(g, mode) for g in complete]
+    stored = [_Storages(g, mode, scratch) for g in complete]
     sizes, offsets = lay_out(stored)
     arenas = tuple(s.report for s in stored)
     for graph, report in zip(complete, arenas, strict=True):
         text = f"arena {report.arena}, lower bound {report.lower_bound}, sum of tensors {report.sum_of_tensors} bytes"
         context.note("memory", graph.nodes[-1], f"{graph.name}: {text}", report.arena)
     sizes[ARENA] = max((r.arena for r in arenas), default=0)
-    return tuple(s.placed(offsets) for s in stored), MemoryReport(sizes, offsets, arenas)
+    spaces = tuple(s.scratch for s in stored)
+    return tuple(s.placed(offsets) for s in stored), MemoryReport(sizes, offsets, arenas, spaces)
 
 
 class _Storages:
     """The pieces of memory of one program: those with a name outside the arena, and those inside."""
 
-    def __init__(self, graph: Graph, mode: str) -> None:
+    def __init__(self, graph: Graph, mode: str, scratch: Callable[[Node], int]) -> None:
         self.graph = graph
+        self.needs = {t: size for t, node in enumerate(graph.nodes) if (size := scratch(node))}
         segment = segments(graph)
         shared = handovers(graph)
         homes_only = {r: o for r, o in shared.items() if segment[r] != ARENA}
@@ -98,19 +111,23 @@ class _Storages:
                 self.homes[first] = home
                 self.sizes[home] = item.nbytes
         self.members = {m: i.value.name for i in items for m in i.members}
-        self.starts, self.report = self.place_arena(mode, intervals(graph, homes_only), segment)
+        self.starts, self.scratch, self.report = self.place_arena(mode, intervals(graph, homes_only), segment)
 
     def place_arena(
         self, mode: str, apart: Sequence[Interval], segment: Mapping[str, str]
-    ) -> tuple[dict[str, int], ArenaReport]:
-        """Offsets by first value, and what they add up to."""
-        forever = mode == "naive"
-        lives = [Life(i.nbytes, 0, 1) if forever else Life(i.nbytes, i.first, i.last + 1) for i in self.arena]
+    ) -> tuple[dict[str, int], dict[str, int], ArenaReport]:
+        """Offsets by first value, those of scratch memory by node, and what they add up to."""
+        lives = [Life(i.nbytes, i.first, i.last + 1) for i in self.arena]
+        lives += [Life(size, time, time + 1) for time, size in self.needs.items()]
+        if mode == "naive":
+            lives = [Life(life.size, 0, 1) for life in lives]
         offsets = plan(lives)
         size = max((o + round_up(i.size, ALIGN) for o, i in zip(offsets, lives, strict=True)), default=0)
-        total = sum(i.nbytes for i in apart if segment[i.value.name] == ARENA)
-        starts = {i.value.name: o for i, o in zip(self.arena, offsets, strict=True)}
-        return starts, ArenaReport(self.graph.name, size, lower_bound(lives, ALIGN), total)
+        total = sum(i.nbytes for i in apart if segment[i.value.name] == ARENA) + sum(self.needs.values())
+        starts = {i.value.name: o for i, o in zip(self.arena, offsets[: len(self.arena)], strict=True)}
+        names = [self.graph.nodes[time].name for time in self.needs]
+        scratch = dict(zip(names, offsets[len(self.arena) :], strict=True))
+        return starts, scratch, ArenaReport(self.graph.name, size, lower_bound(lives, ALIGN), total)
 
     def placed(self, offsets: Mapping[tuple[str, str], int]) -> Graph:
         """The graph with its plan."""

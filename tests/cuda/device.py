@@ -1,0 +1,130 @@
+"""Kernels selected, rendered, compiled for the GPU of this machine, and called on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptc.codegen.kernel import Argument, Call, Element, Scratch
+from gptc.codegen.render import render, render_kernel
+from gptc.codegen.select import select
+from gptc.codegen.target import Target, describe_cuda
+from gptc.errors import ToolMissing
+from gptc.ir.graph import Node, Value
+from gptc.runtime import cuda
+from tests.codegen.native import Array
+
+MODULES = 16
+"""Files that kernels are spread over: nvcc reads its headers once for each."""
+
+
+def device_arch() -> str | None:
+    """`sm_90a` of the GPU here, None where there is none to run on."""
+    if importlib.util.find_spec("pycuda") is None:
+        return None
+    try:
+        driver = cuda._driver()
+    except ToolMissing:
+        return None
+    major, minor = driver.Device(0).compute_capability()
+    return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
+
+
+ARCH = device_arch()
+needs_device = pytest.mark.skipif(ARCH is None, reason="no CUDA device, or no pycuda")
+
+
+class DeviceKernels:
+    """A library of every kernel that some nodes need, with memory of the GPU for one call at a time."""
+
+    def __init__(self, folder: Path, nodes: Sequence[Node]) -> None:
+        assert ARCH
+        self.target = describe_cuda("nvcc", ARCH)
+        self.driver = cuda._driver()
+        self.calls: dict[int, Call] = {}
+        sources: dict[str, str] = {}
+        for node in nodes:
+            call = select(node, self.target)
+            assert call is not None
+            self.calls[id(node)] = call
+            if call.kernel.name not in sources:
+                sources[call.kernel.name] = render_kernel(self.target, call.kernel, [call.kernel.name])
+        self.library = build(folder, sources, self.target)
+        self.failure = (ctypes.c_char * 256).in_dll(self.library, "gptc_failure")
+
+    def call(self, node: Node, memory: Mapping[str, Array], threads: int = 0) -> None:
+        """Compute a node; `memory` has an array for every operand and result, laid out as its type says.
+
+        Arrays at one address are one piece of memory of the device too.
+        """
+        call = self.calls[id(node)]
+        spans = {array.ctypes.data: span(array) for array in memory.values()}
+        buffers = {address: self.driver.to_device(array) for address, array in spans.items()}
+        where = {name: int(buffers[array.ctypes.data]) for name, array in memory.items()}
+        keep: list[Any] = []
+        function = getattr(self.library, call.kernel.name)
+        function(*(self._pass(a, where, keep) for a in call.arguments))
+        self.driver.Context.synchronize()
+        assert not self.failure.value, self.failure.value.decode()
+        for address, array in spans.items():
+            self.driver.memcpy_dtoh(array, buffers[address])
+
+    def _pass(self, argument: Argument, where: Mapping[str, int], keep: list[Any]) -> Any:
+        match argument:
+            case int():
+                return ctypes.c_int64(argument)
+            case float():
+                return ctypes.c_float(argument)
+            case tuple():
+                keep.append((ctypes.c_void_p * len(argument))(*(where[v.name] for v in argument)))
+                return keep[-1]
+            case Scratch(size):
+                keep.append(self.driver.mem_alloc(max(1, size)))
+                self.driver.memset_d8(keep[-1], 0xFF, max(1, size))
+                return ctypes.c_void_p(int(keep[-1]))
+            case Element(value, index):
+                return ctypes.c_void_p(where[value.name] + index * value.type.dtype.size)
+            case Value():
+                return ctypes.c_void_p(where[argument.name])
+
+
+def span(array: Array) -> Array:
+    """The bytes that an array covers, gaps of its strides included."""
+    last = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) if array.size else 0
+    elements = np.lib.stride_tricks.as_strided(array, (last // array.itemsize + 1,), (array.itemsize,))
+    return elements.view(np.uint8)
+
+
+def build(folder: Path, sources: Mapping[str, str], target: Target) -> ctypes.CDLL:
+    """Compile kernels, several a file; a namespace keeps the constants of each to itself."""
+    include = folder / "include"
+    include.mkdir()
+    for name in ("launch", "support"):
+        (include / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
+    names = list(sources)
+    groups = [names[i::MODULES] for i in range(min(MODULES, len(names)))]
+    texts = {"device": render("cuda/program/device.cu")}
+    for number, group in enumerate(groups):
+        spaces = "".join(f"namespace of_{name} {{\n{sources[name]}\n}}\n" for name in group)
+        texts[f"part{number}"] = f'#include "launch.cuh"\n#include "support.cuh"\n{spaces}'
+
+    def compile_one(name: str) -> str:
+        (folder / f"{name}.cu").write_text(texts[name])
+        command = [target.compiler, *target.flags, "-Iinclude", "-c", f"{name}.cu", "-o", f"{name}.o"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return done.stderr if done.returncode else ""
+
+    with ThreadPoolExecutor() as pool:
+        errors = "".join(pool.map(compile_one, texts))
+    assert not errors, errors
+    objects = [f"{name}.o" for name in texts]
+    subprocess.run([target.compiler, *target.flags, "-shared", *objects, "-o", "kernels.so"], cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "kernels.so"))
