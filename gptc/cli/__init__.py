@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from gptc.cli import bench, cache, compile, data, diff, doctor, generate, opt, schema, show, train
+from gptc.cli import bench, cache, compile, data, diff, doctor, generate, interop, opt, schema, show, train
 from gptc.cli.failure import guarded
 
 app = typer.Typer(
@@ -36,6 +36,8 @@ app.command("diff")(guarded(diff.diff))
 app.command("opt")(guarded(opt.opt))
 app.command("schema")(guarded(schema.schema))
 app.command("doctor")(guarded(doctor.doctor))
+app.command("import")(guarded(interop.import_))
+app.command("export")(guarded(interop.export))
 app.add_typer(datas, name="data")
 for name, action in data.ACTIONS.items():
     datas.command(name)(guarded(action))

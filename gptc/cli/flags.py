@@ -28,7 +28,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the ran
 Program = Annotated[str | None, typer.Option("--program", help="step, evaluate, logits, ... (default: all).")]
 
 
-def _choice(*allowed: str) -> Callable[[str], str]:
+def choice(*allowed: str) -> Callable[[str], str]:
     """A parser that accepts one of a few words."""
 
     def parse(text: str) -> str:
@@ -64,15 +64,15 @@ COMPILE: dict[str, tuple[Any, Any]] = {
     "micro_steps": _option(int | None, "--micro-steps", "Micro-steps in a step (default: the model's).", min=1),
     "overrides": _option(list[str] | None, "--set", "Override a value of the model, as train.lr=3e-4.",
                          metavar="KEY=VALUE"),
-    "target": _option(str, "--target", "c: C11 and OpenMP; cuda: CUDA C++.", "c", parser=_choice("c", "cuda")),
+    "target": _option(str, "--target", "c: C11 and OpenMP; cuda: CUDA C++.", "c", parser=choice("c", "cuda")),
     "march": _option(str, "--march", "Instruction set, as the compiler spells it.", "native"),
     "compiler": _option(str, "--compiler", "C compiler.", "cc", envvar="CC"),
     "precision": _option(str, "--precision", "Of what is computed; weights stay f32.", "f32",
-                         parser=_choice("f32", "bf16")),
+                         parser=choice("f32", "bf16")),
     "remat": _option(str, "--remat", "Computed again, not kept: none, cheap, block, block:N or budget=SIZE.", "none",
                      parser=_remat, metavar="LEVEL"),
     "plan": _option(str, "--plan", "best: share memory. naive: a place for each tensor.", "best",
-                    parser=_choice("best", "naive")),
+                    parser=choice("best", "naive")),
     "no_fuse": _option(bool, "--no-fuse", "One kernel for each operation.", False),
     "no_recognise": _option(bool, "--no-recognise", "Keep the model's own operations, as softmax of a product.", False),
     "out": _option(Path, "--out", "Folder for artefacts.", Path("build")),
@@ -106,7 +106,7 @@ def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Call
         path = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
         shared = dict(COMPILE)
         if mode is None:
-            shared["mode"] = _option(str, "--mode", "train or infer.", "train", parser=_choice("train", "infer"))
+            shared["mode"] = _option(str, "--mode", "train or infer.", "train", parser=choice("train", "infer"))
         own = inspect.signature(command, eval_str=True).parameters.values()
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [

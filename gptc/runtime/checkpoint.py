@@ -57,7 +57,7 @@ class Part(Strict):
 class State(Strict):
     """A tensor of the optimizer's state: its shape, padding included, and the parts that it is kept in."""
 
-    dtype: str
+    dtype: Literal["f64", "f32", "bf16", "f16", "i32", "u8"]
     shape: Shape
     parts: tuple[Part, ...]
 
@@ -103,15 +103,15 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, model: ArtefactManifest, 
         WEIGHTS: write_file(folder / WEIGHTS, pieces(snapshot.weights, weights_metadata(model, moment.step))),
         name: write_file(folder / name, pieces(flat, {})),
     }
-    state = {
-        key: {
-            "dtype": dtype_name(tensor.dtype),
-            "shape": list(tensor.shape),
-            "parts": [{"file": name, "start": 0, "stop": tensor.size}],
-        }
-        for key, tensor in snapshot.state.items()
-    }
-    write_manifest(folder, model, moment, 1, files, state)
+    state = {key: whole(tensor, name) for key, tensor in snapshot.state.items()}
+    origin = {"gptc": model.gptc, "model": model.model, "tokenizer": model.tokenizer, "code": model.hash}
+    write_manifest(folder, origin | {"dims": model.dims}, moment, files, state)
+
+
+def whole(tensor: NDArray[np.generic], file: str) -> dict[str, Any]:
+    """The manifest's entry of a state tensor that is in one file."""
+    parts = [{"file": file, "start": 0, "stop": tensor.size}]
+    return {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "parts": parts}
 
 
 def state_file(rank: int, world: int) -> str:
@@ -120,17 +120,20 @@ def state_file(rank: int, world: int) -> str:
 
 def write_manifest(
     folder: Path,
-    model: ArtefactManifest,
+    origin: Mapping[str, Any],
     moment: Moment,
-    world: int,
     files: Mapping[str, Written],
     state: Mapping[str, Any],
+    world: int = 1,
 ) -> None:
-    """The last file of a checkpoint.  It carries a hash of itself, for it cannot be in its own list."""
+    """The last file of a checkpoint.  It carries a hash of itself, for it cannot be in its own list.
+
+    `origin` has the manifest's `gptc`, `model`, `tokenizer`, `code` and `dims`.
+    """
     body = {
-        "format": 1, "gptc": model.gptc, "model": model.model, "tokenizer": model.tokenizer, "code": model.hash,
-        "dims": model.dims, "step": moment.step, "settings": dict(moment.settings), "progress": dict(moment.progress),
-        "world": world, "files": {name: asdict(each) for name, each in files.items()}, "state": dict(state),
+        "format": 1, **origin, "step": moment.step, "settings": dict(moment.settings),
+        "progress": dict(moment.progress), "world": world,
+        "files": {name: asdict(each) for name, each in files.items()}, "state": dict(state),
     }  # fmt: skip
     write_file(folder / MANIFEST, [_spell(body)])
 
@@ -165,7 +168,10 @@ class Checkpoint:
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Elements [start, stop) of a state tensor, from whichever files have them."""
         state = self.manifest.state[name]
-        out = np.empty(stop - start, DTYPES[state.dtype])
+        dtype = DTYPES[state.dtype]
+        if (stop - start) * dtype.itemsize > sum(file.bytes for file in self.manifest.files.values()):
+            raise StorageError.of(f"{self.folder}: {name} is larger than the files", None, FALL_BACK)
+        out = np.empty(stop - start, dtype)
         done = start
         for part in sorted(state.parts, key=lambda part: part.start):
             low, high = max(part.start, done), min(part.stop, stop)

@@ -19,7 +19,7 @@ CODE = "code"
 """The setting that stands for the emitted code, where nothing else tells why it differs."""
 FREE = ("ranks", "options.ranks")
 """Settings that may always differ: any number of ranks goes on from a checkpoint of any other."""
-SHOWN = 20
+SHOWN, NAMED = 20, 6
 MAX_DIGITS = 18
 
 
@@ -36,12 +36,16 @@ def require_same(checkpoint: Checkpoint, code: str, settings: Mapping[str, Setti
     refused = [name for name in differing if name not in FREE and _accepting(name).isdisjoint(allowed)]
     if not refused:
         return
+    if not before:
+        message = f"{checkpoint.folder}: imported, so nothing is known of the settings that it was made with"
+        raise InputError.of(message, None, "--allow-change all goes on with those of now")
     notes = [f"{name}: {_spell(before, name)} in the checkpoint, {_spell(settings, name)} now" for name in refused]
-    if len(notes) > SHOWN:
-        notes[SHOWN:] = [f"and {len(notes) - SHOWN} more"]
     if refused == [CODE]:
         notes.append("the same model, emitted by another gptc or for another machine: results may differ in their bits")
-    hint = f"--allow-change {','.join(refused[:SHOWN])} goes on with what is new"
+    if len(notes) > SHOWN:
+        notes[SHOWN:] = [f"and {len(notes) - SHOWN} more"]
+    accepting = ",".join(refused) if len(refused) <= NAMED else "all"
+    hint = f"--allow-change {accepting} goes on with what is new"
     raise InputError.of(f"{checkpoint.folder}: made with other settings", None, hint, *notes)
 
 

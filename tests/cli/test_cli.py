@@ -44,7 +44,20 @@ def one_object(done: Done) -> dict[str, Any]:
 
 # -- help ------------------------------------------------------------------------------------------
 
-COMMANDS = ("compile", "train", "generate", "bench", "diff", "opt", "schema", "doctor", "show", "cache")
+COMMANDS = (
+    "compile",
+    "train",
+    "generate",
+    "bench",
+    "diff",
+    "opt",
+    "schema",
+    "doctor",
+    "show",
+    "cache",
+    "import",
+    "export",
+)
 
 
 def test_help_lists_every_command(home: Path) -> None:
@@ -80,6 +93,25 @@ def test_every_command_speaks_json(home: Path, command: str) -> None:
     done = gptc(home, *command.split(), "--help", COLUMNS="200")
     assert done.returncode == 0
     assert "--json" in done.stdout
+
+
+def test_weights_go_to_other_programs_and_back(home: Path) -> None:
+    gptc(home, "train", TINY, "--data", "text.txt", "--steps", "2", "--run", "travel", "--save-every", "2")
+    checkpoint = "travel/checkpoints/step-00000002"
+    result = one_object(gptc(home, "export", checkpoint, "travel/hf", "--to", "hf", "--json"))
+    assert result["written"] == ["travel/hf"]
+    assert result["dims"] == {"V": 50, "T": 16, "L": 2, "H": 2, "C": 32}
+    assert one_object(gptc(home, "import", "travel/hf", "travel/back", "--tokenizer", "bytes", "--json"))["ok"]
+    found, expected = load_file(home / "travel" / "back"), load_file(home / checkpoint / "weights.safetensors")
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    gptc(home, "export", checkpoint, "travel/llmc", "--to", "llmc")
+    model, state = (f"travel/llmc/{name}.bin" for name in ("model_00000002", "state_00000002_00000"))
+    arguments = (model, "travelled/checkpoints", "--state", state, "--tokenizer", "bytes", "--json")
+    assert one_object(gptc(home, "import", *arguments))["ok"]
+    flags = ("--data", "text.txt", "--steps", "4", "--run", "travelled", "--resume", "auto", "--json")
+    assert one_object(gptc(home, "train", TINY, *flags, "--allow-change", "all"))["steps"] == 4
+    unknown = gptc(home, "import", "text.txt", "w")
+    assert (unknown.returncode, "no pickles" in unknown.stderr) == (1, True)
 
 
 # -- the way from a model to text ----------------------------------------------------------------------

@@ -29,7 +29,7 @@ from gptc.runtime.data import Data, open_data
 from gptc.runtime.history import History, verified
 from gptc.runtime.init import initialise
 from gptc.runtime.interrupt import Interrupted
-from gptc.runtime.resume import Start, begin
+from gptc.runtime.resume import Start, begin, require_same
 from gptc.runtime.saver import Saved, Saver, Trouble
 from gptc.runtime.snapshot import Snapshot, lasting_state
 from gptc.runtime.train import Event, Step, TrainSettings, train
@@ -101,14 +101,14 @@ def test_any_range_from_any_number_of_parts(trained: CpuModel, library: Path, tm
     for name, state in manifest["state"].items():
         ranges = [(rank, parts[name][rank], parts[name][rank + 1]) for rank in (2, 0, 1)]
         state["parts"] = [{"file": format_.state_file(r, 3), "start": low, "stop": high} for r, low, high in ranges]
-    moment = Moment(7, SETTINGS, {})
-    format_.write_manifest(folder, trained.artefact.manifest, moment, 3, files, manifest["state"])
+    moment, origin = Moment(7, SETTINGS, {}), {k: manifest[k] for k in ("gptc", "model", "tokenizer", "code", "dims")}
+    format_.write_manifest(folder, origin, moment, files, manifest["state"], 3)
     checkpoint, other = verified(folder), CpuModel(trained.artefact, library)
     checkpoint.load(other)
     assert lasting(other) == lasting(trained)
     np.testing.assert_array_equal(checkpoint.read("wte.m", 100, 1300), whole["wte.m"][100:1300])
     del manifest["state"]["wte.m"]["parts"][0]
-    format_.write_manifest(folder, trained.artefact.manifest, moment, 3, files, manifest["state"])
+    format_.write_manifest(folder, origin, moment, files, manifest["state"], 3)
     with pytest.raises(StorageError, match=r"wte\.m has no element"):
         open_checkpoint(folder).load(other)
 
@@ -197,14 +197,21 @@ def test_changed_settings_are_shown(trained: CpuModel, data: Data, tmp_path: Pat
 
 
 def test_other_code_is_told_where_nothing_else_says_why(trained: CpuModel, tmp_path: Path) -> None:
-    from gptc.runtime.resume import require_same
-
     checkpoint = open_checkpoint(write(trained, tmp_path / "a"))
     require_same(checkpoint, trained.artefact.manifest.hash, SETTINGS, ())
     with pytest.raises(InputError, match=f"code: '{trained.artefact.manifest.hash}' in the checkpoint, 'f00' now"):
         require_same(checkpoint, "f00", SETTINGS, ())
     require_same(checkpoint, "f00", SETTINGS, ("code",))
     require_same(checkpoint, "f00", SETTINGS | {"train.lr": 1.0}, ("train",))
+
+
+def test_an_imported_checkpoint_knows_no_settings(trained: CpuModel, tmp_path: Path) -> None:
+    snapshot = Snapshot(trained)
+    write_checkpoint(tmp_path / "a", snapshot, trained.artefact.manifest, Moment(1, {}, {}))
+    checkpoint = open_checkpoint(tmp_path / "a")
+    with pytest.raises(InputError, match="nothing is known of the settings"):
+        require_same(checkpoint, "f00", SETTINGS, ("train",))
+    require_same(checkpoint, "f00", SETTINGS, ("all",))
 
 
 def test_a_checkpoint_of_another_model(trained: CpuModel, model: CpuModel, tmp_path: Path) -> None:
