@@ -25,6 +25,7 @@ from gptc.runtime.artefact import Artefact, open_artefact
 from gptc.runtime.build import Built, build
 from gptc.runtime.cache import Cache
 from gptc.runtime.hashing import content_hash
+from gptc.runtime.tuning import Choices, Tuning
 
 if TYPE_CHECKING:
     from gptc.codegen.program import Program
@@ -146,30 +147,44 @@ def _scratch(options: Options) -> Callable[[Node], int]:
     return size
 
 
-def lower(planned: Planned, target: Target) -> list[Program]:
-    """From planned graphs to kernel calls."""
+def tuning_for(options: Options, root: Path) -> Tuning:
+    """What `gptc tune` found for this machine and the target, below the cache's folder `root`."""
+    from gptc.codegen.target import target_for
+    from gptc.runtime.tuning import load_tuning
+
+    cpu = target_for(options).cpu
+    return load_tuning(root, cpu.name) if cpu and options.tune else Tuning()
+
+
+def lower(planned: Planned, target: Target, choices: Choices) -> list[Program]:
+    """From planned graphs to kernel calls, with what was tuned."""
     from gptc.codegen.program import Program
     from gptc.codegen.select import select
+    from gptc.codegen.tuning import apply
 
     programs = []
     for graph, scratch in zip(planned.graphs, planned.memory.scratch, strict=True):
         calls = [select(node, target, graph.plan) for node in graph.nodes]
         programs.append(Program(graph, tuple(call for call in calls if call is not None), scratch))
-    return programs
+    return apply(programs, target, choices)
 
 
-def compile_model(request: Request, out: Path, cache: Cache | None = None) -> Compiled:
-    """The artefact of a request in the folder `out`: from an earlier compilation, or made now."""
+def compile_model(request: Request, out: Path, cache: Cache | None = None, choices: Choices | None = None) -> Compiled:
+    """The artefact of a request in the folder `out`: from an earlier compilation, or made now.
+
+    `choices` are used in place of what the cache knows from tuning.
+    """
     cache = cache or Cache()
-    key = _key(request)
+    tuning = tuning_for(request.options, cache.root) if choices is None else Tuning(choices)
+    key = _key(request, tuning)
     if known := _known(cache, key, out):
         return known
     seconds: dict[str, float] = {}
     with _timed(seconds, "passes"):
         planned = plan(request)
     with _timed(seconds, "emit"):
-        artefact, programs = _emit(planned, out)
-    summary = _summary(planned, programs, artefact, seconds)
+        artefact, programs = emit_model(planned, out, tuning.choices)
+    summary = _summary(planned, programs, artefact, seconds) | {"tuning": tuning.remark}
     cache.put(key, lambda folder: _store(folder, summary))
     return Compiled(artefact, summary, cached=False)
 
@@ -181,13 +196,14 @@ def build_model(
     return build(compiled.artefact, compiled.artefact.manifest.build.compiler, cache, progress)
 
 
-def _emit(planned: Planned, out: Path) -> tuple[Artefact, list[Program]]:
+def emit_model(planned: Planned, out: Path, choices: Choices) -> tuple[Artefact, list[Program]]:
+    """Planned graphs as a folder in `out`, and the kernel calls in it."""
     from gptc.codegen.artefact import Model, emit, write_artefact
     from gptc.codegen.target import target_for
 
     options, model = planned.options, planned.model
     target = target_for(options)
-    programs = lower(planned, target)
+    programs = lower(planned, target, choices)
     sources = {source.file: source.text for source in model.sources}
     dims = {**model.dims, "B": options.batch, "T": options.seq}
     train = model.train.model_dump() if options.mode == "train" else {}
@@ -209,6 +225,7 @@ def _summary(
         "parameters": planned.model.parameter_count,
         "programs": {program.name: len(program.calls) for program in programs},
         "kernels": kernels,
+        "tuned": sorted({c.kernel.name for program in programs for c in program.calls if c.kernel.tuned}),
         "passes": [{"program": program, **asdict(timing)} for program, timing in planned.timings],
         "memory": [asdict(arena) for arena in planned.memory.arenas],
         "segments": dict(planned.memory.segments),
@@ -230,7 +247,7 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
 # -- what is known from before ---------------------------------------------------------------------
 
 
-def _key(request: Request) -> str:
+def _key(request: Request, tuning: Tuning) -> str:
     """All that decides what comes out."""
     from gptc.codegen.target import target_for
 
@@ -241,7 +258,15 @@ def _key(request: Request) -> str:
     sizes = [request.batch, request.seq, request.micro_steps]
     target = asdict(target_for(request.options))
     return content_hash(
-        "compile", str(request.path), text, request.overrides, sizes, request.options.to_json(), target, fingerprint()
+        "compile",
+        str(request.path),
+        text,
+        request.overrides,
+        sizes,
+        request.options.to_json(),
+        target,
+        fingerprint(),
+        [tuning.choices, tuning.remark],
     )
 
 

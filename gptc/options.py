@@ -37,6 +37,8 @@ class Options:
     """Instruction set that the compiler is asked for; `native` is this machine's, for cuda the oldest supported."""
     compiler: str = "cc"
     """The C compiler."""
+    tune: bool = True
+    """Use what `gptc tune` found for this machine; it changes speed, never results."""
     sanitize: bool = False
     """Build with the address and undefined-behaviour sanitizers."""
 

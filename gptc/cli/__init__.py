@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from gptc.cli import bench, cache, compile, data, diff, doctor, generate, interop, opt, schema, show, train
+from gptc.cli import bench, cache, compile, data, diff, doctor, generate, interop, opt, schema, show, train, tune
 from gptc.cli.failure import guarded
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ for name, view in show.VIEWS.items():
 app.add_typer(benches, name="bench")
 for name, measure in bench.BENCHES.items():
     benches.command(name)(guarded(measure))
+app.command("tune")(guarded(tune.tune))
 app.command("diff")(guarded(diff.diff))
 app.command("opt")(guarded(opt.opt))
 app.command("schema")(guarded(schema.schema))

@@ -80,6 +80,10 @@ def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
     if built:
         units = len(compiled.artefact.manifest.build.units)
         kernels += f"; {built.compiled} of {units} units compiled, {units - built.compiled} from the cache"
+    if summary["tuned"]:
+        kernels += f"; {len(summary['tuned'])} tuned"
     output.line(kernels)
+    if summary["tuning"]:
+        output.line(f"remark: {summary['tuning']}")
     if not compiled.cached:
         output.line(", ".join(f"{name} {seconds(took)}" for name, took in summary["seconds"].items()))

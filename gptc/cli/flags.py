@@ -75,6 +75,7 @@ COMPILE: dict[str, tuple[Any, Any]] = {
                     parser=choice("best", "naive")),
     "no_fuse": _option(bool, "--no-fuse", "One kernel for each operation.", False),
     "no_recognise": _option(bool, "--no-recognise", "Keep the model's own operations, as softmax of a product.", False),
+    "no_tune": _option(bool, "--no-tune", "Do without what gptc tune has found.", False),
     "out": _option(Path, "--out", "Folder for artefacts.", Path("build")),
 }  # fmt: skip
 """Flag -> its annotation and default."""
@@ -128,8 +129,8 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
 
     options = Options(
         target=flags["target"], mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
-        fuse=not flags["no_fuse"], remat=flags["remat"], plan=flags["plan"], march=flags["march"],
-        compiler=flags["compiler"],
+        fuse=not flags["no_fuse"], remat=flags["remat"], plan=flags["plan"], tune=not flags["no_tune"],
+        march=flags["march"], compiler=flags["compiler"],
     )  # fmt: skip
     sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
     return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"])

@@ -156,11 +156,13 @@ def kernel(
 def _lowered(job: Job) -> tuple[Planned, list[Lowered]]:
     """The planned model and its kernel calls."""
     from gptc.codegen.target import target_for
-    from gptc.compiler import lower
+    from gptc.compiler import lower, tuning_for
     from gptc.compiler import plan as plan_model
+    from gptc.runtime.cache import Cache
 
     planned = plan_model(job.request)
-    return planned, lower(planned, target_for(planned.options))
+    tuning = tuning_for(planned.options, Cache().root)
+    return planned, lower(planned, target_for(planned.options), tuning.choices)
 
 
 VIEWS: dict[str, Callable[..., None]] = {

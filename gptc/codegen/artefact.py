@@ -259,6 +259,7 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
             "libs": list(facts.target.libs),
             "library": LIBRARY,
             "units": units,
+            "tuned": {name: dict(spec.tuned) for name, spec in facts.specs.items() if spec.tuned},
             **({"instructions": facts.target.cpu.name} if facts.target.cpu else {}),
         },
         "files": {path: hashlib.sha256(files[path].encode()).hexdigest() for path in sorted(files)},

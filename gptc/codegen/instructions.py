@@ -21,6 +21,7 @@ class InstructionSet:
     """An argument of `-march` that has it."""
     vector: int
     """Floats in a register."""
+    registers: int
     tile: tuple[int, int]
     """Rows and columns of a matrix product's register tile."""
     attention_rows: int
@@ -30,10 +31,10 @@ class InstructionSet:
 
 
 INSTRUCTION_SETS = (
-    InstructionSet("AVX-512", "__AVX512F__", "x86-64-v4", 16, (8, 48), 8, 16),
-    InstructionSet("AVX2", "__AVX2__", "x86-64-v3", 8, (4, 24), 4, 12),
-    InstructionSet("SSE2", "__SSE2__", "x86-64", 4, (4, 12), 4, 12),
-    InstructionSet("NEON", "__ARM_NEON", "armv8-a", 4, (8, 12), 8, 12),
+    InstructionSet("AVX-512", "__AVX512F__", "x86-64-v4", 16, 32, (8, 48), 8, 16),
+    InstructionSet("AVX2", "__AVX2__", "x86-64-v3", 8, 16, (4, 24), 4, 12),
+    InstructionSet("SSE2", "__SSE2__", "x86-64", 4, 16, (4, 12), 4, 12),
+    InstructionSet("NEON", "__ARM_NEON", "armv8-a", 4, 32, (8, 12), 8, 12),
 )
 """The best first."""
 

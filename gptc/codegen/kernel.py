@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,8 @@ class KernelSpec:
     params: Mapping[str, Any]
     """What the template's contract names; JSON values only."""
     signature: tuple[Parameter, ...]
+    tuned: Mapping[str, int] = field(default_factory=dict)
+    """Those of `params` that `gptc tune` chose."""
 
     @cached_property
     def digest(self) -> str:

@@ -158,21 +158,27 @@ def time_kernels(
     and the kernels by falling share.
     """
     check_repeats(repeats)
-    calls, watch = step.calls, _Watch()
     steps: list[float] = []
+    spans: list[NDArray[np.float64]] = []
     step.warm_up()
+    for done in range(repeats):
+        began = time.perf_counter()
+        spans.append(time_calls(step))
+        steps.append(1e3 * (time.perf_counter() - began))
+        progress(done + 1, repeats)
+    step.check()
+    return Times(tuple(steps)), _by_kernel(step.calls, np.array(spans), sum(steps))
+
+
+def time_calls(step: TrainingStep) -> NDArray[np.float64]:
+    """Milliseconds of each kernel call in one step."""
+    watch = _Watch()
     step.model.on_call(watch.after)
     try:
-        for done in range(repeats):
-            began = time.perf_counter()
-            step(watch.start)
-            steps.append(1e3 * (time.perf_counter() - began))
-            progress(done + 1, repeats)
+        step(watch.start)
     finally:
         step.model.on_call(None)
-    step.check()
-    spans = 1e3 * np.array(watch.seconds).reshape(repeats, len(calls))
-    return Times(tuple(steps)), _by_kernel(calls, spans, sum(steps))
+    return 1e3 * np.array(watch.seconds)
 
 
 class _Watch:

@@ -57,6 +57,7 @@ COMMANDS = (
     "cache",
     "import",
     "export",
+    "tune",
 )
 
 
