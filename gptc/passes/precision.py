@@ -3,8 +3,8 @@
 Reads:    a graph at stage `differentiated`, or `built` when nothing is trained.       Leaves: stage `precise`.
 Does:     under `bf16`, matmul and attention, forward and backward, read bf16 and sum in f32.  A tensor is cast once
           for all its readers, before it is split or transposed for them, so that the kernel that makes it can store it
-          rounded.  What attention returns is rounded too, and is moved about as it is.  The sum of what a product
-          reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.  Under
+          rounded.  What attention returns is rounded too, and is moved about as it is.  The sum over rows of
+          what a product reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.  Under
           `f32`, nothing.
 Does not: touch products, statistics, softmax, losses, other sums, the residual stream, gradients handed to the
           optimizer, or the parameters themselves, which all stay f32.
@@ -60,8 +60,8 @@ class _Casting:
         """f32 value -> the same in the narrow format."""
         self.rounded: set[str] = set()
         """f32 values that were computed narrow."""
-        self.factors = {v.name for n in graph.nodes if n.op.name in NARROW for v in n.operands if _wide(v, n)}
-        """f32 values that products read."""
+        self.factors = {self.base(v) for n in graph.nodes if n.op.name in NARROW for v in n.operands if _wide(v, n)}
+        """f32 values that products read, maybe after they were moved about."""
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
@@ -69,7 +69,7 @@ class _Casting:
             moved = isinstance(node.op, ShapeOp) and all(v.name in self.rounded for v in node.operands)
             if node.op.name in NARROW or moved:
                 self.compute(node)
-            elif isinstance(node.op, ReduceSum) and node.operands[0].name in self.factors - self.rounded:
+            elif isinstance(node.op, ReduceSum) and 0 in node.op.axes and self.base(node.operands[0]) in self.factors:
                 self.sum(node)
             else:
                 self.b.add_node(node)
@@ -83,6 +83,12 @@ class _Casting:
                 self.b.add_node(Node(Cast(wide.type.dtype), (inner,), (wide,), node.span, node.origin))
                 self.narrow[wide.name] = inner
                 self.rounded.add(wide.name)
+
+    def base(self, value: Value) -> str:
+        """The name of the value before reshapes, transposes and splits."""
+        maker = self.graph.producer[value.name]
+        moved = isinstance(maker.op, ShapeOp) and len(maker.operands) == 1
+        return self.base(maker.operands[0]) if moved else value.name
 
     def sum(self, node: Node) -> None:
         """Append a sum of rounded numbers."""

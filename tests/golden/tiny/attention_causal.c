@@ -22,13 +22,13 @@ static inline int64_t visible(int64_t i, int64_t j0, int64_t T)
     return gptc_min(BLOCK, gptc_min(i, T - 1) + 1 - j0);
 }
 
-// to[i][d] = factor * from[i][d]; zero for d >= D, and for the rows up to the next multiple of BLOCK.
+// to[i][d] = from[i][d]; zero for d >= D, and for the rows up to the next multiple of BLOCK.
 GPTC_NOINLINE void copy_rows(float *restrict to, int64_t width, const float *restrict from, int64_t stride,
-                             int64_t rows, int64_t D, float factor)
+                             int64_t rows, int64_t D)
 {
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t d = 0; d < D; d++)
-            to[i * width + d] = factor * from[i * stride + d];
+            to[i * width + d] = from[i * stride + d];
         for (int64_t d = D; d < width; d++)
             to[i * width + d] = 0;
     }
@@ -60,16 +60,18 @@ static inline void multiply_tile(float *restrict c, int64_t ldc, int add, const 
             *(vf *)(c + i * ldc + j * VEC) = acc[i][j];
 }
 
-// One row of scores, of which n are visible, becomes exp(s - max), 0 where hidden; `max` and `sum` of the row are
-// updated. Returns exp(old max - new max), the factor for everything summed under the old one.
-static float softmax_row(float *restrict s, int64_t n, float *restrict max, float *restrict sum)
+// One row of products, of which n are visible, becomes exp(scale s - max), 0 where hidden; `max` and `sum` of the row
+// are updated. Returns exp(old max - new max), the factor for everything summed under the old one.
+static float softmax_row(float *restrict s, int64_t n, float scale, float *restrict max, float *restrict sum)
 {
     for (int64_t j = n; j < BLOCK; j++)
         s[j] = -INFINITY;
     float m = *max;
     #pragma omp simd reduction(max : m)
-    for (int64_t j = 0; j < BLOCK; j++)
+    for (int64_t j = 0; j < BLOCK; j++) {
+        s[j] *= scale;
         m = s[j] > m ? s[j] : m;
+    }
     float total = 0;
     #pragma omp simd reduction(+ : total)
     for (int64_t j = 0; j < BLOCK; j++) {
@@ -109,19 +111,19 @@ void attention_causal_6d2fa8(
         const int64_t floats = 2 * rows * width + 2 * BLOCK * width + BLOCK * BLOCK + 2 * BLOCK;
         float *values = gptc_scratch(GPTC_PRIVATE, floats * sizeof *values); // [rows][width]
         float *keys = values + rows * width;                                 // [rows / BLOCK][width][BLOCK]
-        float *queries = keys + rows * width;                                // [BLOCK][width], scaled
+        float *queries = keys + rows * width;                                // [BLOCK][width]
         float *sums = queries + BLOCK * width;                               // [BLOCK][width], exp(s - max) V
-        float *s = sums + BLOCK * width;                                     // [BLOCK][BLOCK], scores
+        float *s = sums + BLOCK * width;                                     // [BLOCK][BLOCK], scores, then their exp
         float *max = s + BLOCK * BLOCK;                                      // [BLOCK], of the scores so far
         float *sum = max + BLOCK;                                            // [BLOCK], of exp(s - max) so far
 
-        copy_rows(values, width, V, v_t, T, D, 1);
+        copy_rows(values, width, V, v_t, T, D);
         for (int64_t j0 = 0; j0 < T; j0 += BLOCK)
             gptc_pack_transposed(keys + j0 * width, BLOCK, K + j0 * k_t, k_t, gptc_min(BLOCK, T - j0), D);
 
         for (int64_t i0 = 0; i0 < T; i0 += BLOCK) {
             const int64_t n = gptc_min(BLOCK, T - i0);
-            copy_rows(queries, width, Q + i0 * q_t, q_t, n, D, scale);
+            copy_rows(queries, width, Q + i0 * q_t, q_t, n, D);
             for (int64_t i = 0; i < BLOCK * width; i++)
                 sums[i] = 0;
             for (int64_t i = 0; i < BLOCK; i++) {
@@ -139,7 +141,8 @@ void attention_causal_6d2fa8(
                                       keys + j0 * width + j, BLOCK, D);
 
                     for (int64_t r = i; r < gptc_min(i + MR, n); r++) {
-                        const float factor = softmax_row(s + r * BLOCK, visible(i0 + r, j0, T), max + r, sum + r);
+                        const int64_t here = visible(i0 + r, j0, T);
+                        const float factor = softmax_row(s + r * BLOCK, here, scale, max + r, sum + r);
                         for (int64_t d = 0; d < width; d++)
                             sums[r * width + d] *= factor;
                     }
