@@ -256,8 +256,11 @@ CHUNK = 1 << 16
 def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
     """The update as a body; what is the same for all elements carries its roundings."""
     lr, count = float(x[4].value), float(x[5].value)
+    rate, correction = lr / (1 - op.beta1**count), 1 - op.beta2**count
+    if op.eps_hat:
+        rate, correction = rate * correction**0.5, 1.0
     scalars = (
-        lr / (1 - op.beta1**count), lr * op.weight_decay, 1 - op.beta2**count,
+        rate, lr * op.weight_decay, correction,
         op.beta1, 1 - op.beta1, op.beta2, 1 - op.beta2, op.eps,
     )  # fmt: skip
     constants = [x[6], *(Bounded.exact(np.asarray(s, np.float64)).rounded(4) for s in scalars)]

@@ -155,6 +155,8 @@ def _settings(compiled: Compiled, told: dict[str, Any], source: str) -> list[tup
     values = compiled.summary["train"] | bound | told
     rows: list[tuple[str, object, str]] = []
     for name, value in values.items():
+        if value is None:
+            continue  # a constant of another optimizer
         changed = name in told or (name in bound and compiled.summary["train"][name] != value)
         rows.append(
             (name, value, f"--{name.replace('_', '-')}" if changed else origins.get(f"train.{name}", "default"))

@@ -14,7 +14,9 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
 from gptc.errors import Span, did_you_mean
@@ -105,16 +107,29 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+RATES = {
+    "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1},
+    "adam": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
+    "sgd": {"momentum": 0.9, "weight_decay": 0.0},
+    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1},
+    "tiger": {"beta1": 0.96875},
+}
+"""Optimizer -> its constants and their defaults: those of llm.c, HPC-GPT2, PyTorch, the paper, wyGPT."""
+
+
 class Train(Strict):
     """How to train; the defaults are those of GPT-2 124M in llm.c."""
 
-    optimizer: Literal["adamw"] = "adamw"
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, validate_default=True)
+
+    optimizer: Literal["adamw", "adam", "sgd", "lion", "tiger"] = "adamw"
     lr: Positive = 6e-4
     """Learning rate after the warm-up."""
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)] = 0.1
+    beta1: Fraction | None = None
+    beta2: Fraction | None = None
+    eps: Positive | None = None
+    momentum: Fraction | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)] | None = None
     clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 1.0
     """Largest global norm of the gradient; 0 does not clip."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
@@ -129,6 +144,20 @@ class Train(Strict):
     """Positions in a sequence, unless the command says otherwise; by default all that the model has."""
     micro_steps: Count = 1
     """Micro-steps whose gradients make one step."""
+
+    @field_validator("beta1", "beta2", "eps", "momentum", "weight_decay")
+    @classmethod
+    def _of_the_optimizer(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """What the optimizer takes has a default; what it does not take must not be given."""
+        own, name = RATES.get(info.data.get("optimizer", ""), {}), info.field_name or ""
+        if value is not None and own and name not in own:
+            raise ValueError(f"is nothing that {info.data['optimizer']} knows; it takes {', '.join(own)}")
+        return own.get(name) if value is None else value
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The constants of the optimizer."""
+        return {name: getattr(self, name) for name in RATES[self.optimizer]}
 
 
 class Description(Strict):
@@ -241,5 +270,6 @@ _BOUNDS: dict[str, Callable[[Any], str]] = {
     "less_than": lambda c: f"must be less than {c['lt']:g}",
     "less_than_equal": lambda c: f"must be at most {c['le']:g}",
     "too_short": lambda c: f"must have at least {c['min_length']} entry",
+    "value_error": lambda c: str(c["error"]),
     "too_long": lambda c: f"must have at most {c['max_length']} entries",
 }

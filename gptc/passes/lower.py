@@ -21,6 +21,7 @@ from gptc.ir.op import Op
 from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.leaf import Constant, Iota
 from gptc.ir.ops.matmul import Matmul
+from gptc.ir.ops.optimizer import Rule
 from gptc.ir.ops.reduce import ReduceMean, ReduceSum
 from gptc.ir.ops.region import ITSELF, Column, Gemm, Map, Region, Row
 from gptc.ir.ops.row import RowOp
@@ -70,7 +71,7 @@ class _Lowering:
         if isinstance(node.op, RowOp):
             space = broadcast(*(v.type.shape for v in node.operands)) or ()
             self.region(Row, node, node.op.body(), space, node.operands)
-        elif isinstance(node.op, Elementwise):
+        elif isinstance(node.op, (Elementwise, Rule)):
             self.region(Map, node, node.op.body(), node.results[0].type.shape, node.operands)
         else:
             self.rules.get(type(node.op), self.b.add_node)(node)

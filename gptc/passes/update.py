@@ -3,13 +3,13 @@
 Reads:    a graph at stage `precise` with an output `grad:<key>` for every parameter; `collect` leaves such
           a graph, `apply` needs nothing but the parameters and their copies.
 Leaves:   the same stage.
-Does:     `step`     global-norm clipping and AdamW; outputs `norm` and each `<key>`, `<key>.m`, `<key>.v`, and the
-                     parameter rounded where a copy of it is kept
+Does:     `step`     global-norm clipping and an optimizer; outputs `norm`, each `<key>` and its state, as `<key>.m`,
+                     and the parameter rounded where a copy of it is kept
           `collect`  one micro-step of several: gradients are added up in buffers `<key>.grad`
           `apply`    the update that follows the last micro-step: as `step`, from the buffers
 Does not: know the learning rate or how many steps there were: those are the inputs `lr` and `step`.
 
-Clipping as in Pascanu et al. 2013, AdamW as in Loshchilov and Hutter 2019.
+Clipping as in Pascanu et al. 2013; the optimizers and their sources are in `gptc.ir.ops.optimizer`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 from gptc.ir.build import Builder, extend
@@ -25,21 +26,24 @@ from gptc.ir.ops.leaf import Buffer
 from gptc.passes.copies import copies
 from gptc.passes.differentiate import GRADIENT, parameters
 from gptc.passes.manager import Context
+from gptc.passes.optimizers import OPTIMIZERS, Parameter
 
 Part = Literal["step", "collect", "apply"]
 
 
 @dataclass(frozen=True)
 class Update:
-    """Clip by global norm, then AdamW, whose decay applies to parameters of the decay group."""
+    """Clip by global norm, then one step of the optimizer.  Weight decay is for parameters of the decay group."""
 
     name: ClassVar[str] = "update"
     stages: ClassVar[tuple[str, str]] = ("precise", "precise")
 
     part: Part = "step"
+    optimizer: str = "adamw"
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    momentum: float = 0.0
     weight_decay: float = 0.0
     clip: float = 0.0
     """Largest global norm of the gradients; 0 leaves them as they are."""
@@ -83,7 +87,7 @@ class Update:
     def update(
         self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value], rounded: Mapping[str, Node]
     ) -> None:
-        """Append clipping and one `adamw` for each parameter."""
+        """Append clipping and one step of the optimizer for each parameter."""
         lr, step = (b.input(key=key, label=key) for key in ("lr", "step"))
         squares = []
         for key, node in params.items():
@@ -94,18 +98,18 @@ class Update:
             # A limit of infinity never clips, and spares a second form of the update.
             scale = b.clip_scale(norm, limit=self.clip or math.inf)
         b.output("norm", norm)
+        rule, names = OPTIMIZERS[self.optimizer]
         for key, node in params.items():
             assert isinstance(node.op, Buffer)
+            rates = {name: getattr(self, name) for name in names}
+            if "weight_decay" in rates and not node.op.decay:
+                rates["weight_decay"] = 0.0
+            copy = str(rounded[key].results[0].type.dtype) if key in rounded else ""
             with b.place(node.span, f"update {key}"):
-                m, v = state(b, node, "m"), state(b, node, "v")
-                decay = self.weight_decay if node.op.decay else 0.0
-                rates = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": decay}
-                operands = node.results[0], grads[key], m, v, lr, step, scale
-                copy = str(rounded[key].results[0].type.dtype) if key in rounded else ""
-                new = b.adamw(*operands, label=f"{node.name}.new", **rates, copy=copy)
-            names = (key, f"{key}.m", f"{key}.v", *([f"{key}.{copy}"] if copy else []))
-            for name, value in zip(names, new, strict=True):
-                b.output(name, value)
+                own = partial(state, b, node)
+                parameter = Parameter(node.results[0], grads[key], lr, step, scale, own, copy)
+                for suffix, value in rule(b, parameter, rates, f"{node.name}.new").items():
+                    b.output(key + suffix, value)
 
 
 def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:

@@ -27,6 +27,11 @@ class Training:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+    optimizer: str = "adamw"
+
+    @property
+    def rates(self) -> dict[str, float]:
+        return {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": self.weight_decay}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -111,3 +111,73 @@ def test_the_update_follows_the_micro_steps() -> None:
 def test_a_step_without_clipping_still_tells_the_norm() -> None:
     step = compiled(SIZES.graph(), Options(), Training(clip=0))["step"]
     assert {"loss", "norm"} <= {o.name for o in step.outputs}
+
+
+@dataclass(frozen=True)
+class By:
+    """Training with another optimizer."""
+
+    optimizer: str
+    rates: dict[str, float]
+    clip: float = 0.5
+
+
+def sgd(p: Array, g: Array, m: Array, v: Array, lr: float, t: int, r: dict[str, float]) -> tuple[Array, ...]:
+    m = r["momentum"] * m + (g + r["weight_decay"] * p)
+    return p - lr * m, m
+
+
+def lion(p: Array, g: Array, m: Array, v: Array, lr: float, t: int, r: dict[str, float]) -> tuple[Array, ...]:
+    change = np.sign(r["beta1"] * m + (1 - r["beta1"]) * g) + r["weight_decay"] * p
+    return p - lr * change, r["beta2"] * m + (1 - r["beta2"]) * g
+
+
+def tiger(p: Array, g: Array, m: Array, v: Array, lr: float, t: int, r: dict[str, float]) -> tuple[Array, ...]:
+    m = r["beta1"] * m + (1 - r["beta1"]) * g
+    return p - lr * np.where(m > 0, 0.5, -0.5), m
+
+
+def adam(p: Array, g: Array, m: Array, v: Array, lr: float, t: int, r: dict[str, float]) -> tuple[Array, ...]:
+    m, v = r["beta1"] * m + (1 - r["beta1"]) * g, r["beta2"] * v + (1 - r["beta2"]) * g * g
+    rate = lr * np.sqrt(1 - r["beta2"] ** t) / (1 - r["beta1"] ** t)
+    return p - rate * m / (np.sqrt(v) + r["eps"]), m, v
+
+
+OTHERS = {
+    "sgd": (By("sgd", {"momentum": 0.9, "weight_decay": 0.1}), sgd),
+    "sgd without momentum": (By("sgd", {"momentum": 0.0, "weight_decay": 0.0}), sgd),
+    "lion": (By("lion", {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1}), lion),
+    "tiger": (By("tiger", {"beta1": 0.96875}), tiger),
+    "adam": (By("adam", {"beta1": 0.9, "beta2": 0.95, "eps": 1e-3}), adam),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_optimizers(name: str) -> None:
+    """Two steps by the formulas, in float64; decay is for the decay group alone."""
+    training, formula = OTHERS[name]
+    graph = SIZES.graph()
+    step = compiled(graph, Options(), training)["step"]
+    gradients = Differentiate().run(graph, Context())
+    memory = start({"step": step}, seed=0)
+    for number in (1, 2):
+        memory["step"] = np.asarray(float(number))
+        results = interpret(gradients, memory, wide=True)
+        grads = {key: results[f"grad:{key}"] for key in parameters(graph)}
+        norm = np.sqrt(sum(np.sum(g * g) for g in grads.values()))
+        before = dict(memory)
+        run(step, memory)
+        for key, node in parameters(graph).items():
+            rates = dict(training.rates)
+            if not node.op.decay:  # type: ignore[attr-defined]
+                rates["weight_decay"] = 0.0
+            zero = np.zeros_like(before[key])
+            state = [before.get(f"{key}.{s}", zero) for s in ("m", "v")]
+            grad = grads[key] * min(1, training.clip / norm)
+            new = formula(before[key], grad, *state, float(before["lr"]), number, rates)
+            for suffix, value in zip(("", ".m", ".v"), new, strict=False):
+                if key + suffix in memory:  # the sign of a gradient that is zero but for rounding is anybody's guess
+                    told = (np.abs(grad) > 1e-12) | (name not in ("lion", "tiger"))
+                    np.testing.assert_allclose(memory[key + suffix][told], value[told], atol=1e-9, err_msg=key + suffix)
+    assert ("wte.m" in memory) == (name != "sgd without momentum")
+    assert ("wte.v" in memory) == (name == "adam")

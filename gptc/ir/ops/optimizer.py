@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, need, need_count, register
+from gptc.ir.body import Body, body, evaluate
+from gptc.ir.op import Array, Op, Samples, Types, need, need_count, register
 from gptc.ir.types import DType, TensorType
 
 
@@ -77,10 +80,14 @@ class AdamW(Op):
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
+    eps_hat: bool = False
+    """Add eps to the root of v' as it is, not corrected for its bias: the efficient form at the end of section 2 of
+    Kingma and Ba 2015."""
     copy: str = ""
     samples = (
         ({}, ("f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[]", "f32[]", "f32[]")),
         ({"weight_decay": 0.0, "beta2": 0.95}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
+        ({"eps_hat": True, "eps": 1e-3}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
         ({"copy": "bf16"}, ("f32[37]", "f32[37]", "f32[37]", "f32[37]", "f32[]", "f32[]", "f32[]")),
     )
 
@@ -102,7 +109,9 @@ class AdamW(Op):
         mean = work.type(self.beta1) * m + work.type(1 - self.beta1) * g
         square = work.type(self.beta2) * v + work.type(1 - self.beta2) * g * g
         unbiased = mean / work.type(1 - self.beta1**step)
-        root = np.sqrt(square / work.type(1 - self.beta2**step))
+        correction = 1 - self.beta2**step
+        root = np.sqrt(square / work.type(1 if self.eps_hat else correction))
+        unbiased = unbiased * work.type(np.sqrt(correction) if self.eps_hat else 1)
         new = p - work.type(lr) * (unbiased / (root + work.type(self.eps)) + work.type(self.weight_decay) * p)
         kinds = [operands[i].dtype for i in (0, 2, 3)]
         if self.copy:
@@ -112,3 +121,99 @@ class AdamW(Op):
 
     def flops(self, *operands: TensorType) -> int:
         return 20 * operands[0].count
+
+
+class Rule(Op):
+    """Base of updates that are one scalar body: p, g, m, then the scalars lr and scale (a factor on g) -> p, m."""
+
+    results = ("p", "m")
+    in_place = ((0, 0), (1, 2))
+    differentiable = False
+    samples: ClassVar[Samples] = (({}, ("f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[]", "f32[]")),)
+
+    def body(self) -> Body:
+        """From the operands to the results."""
+        raise NotImplementedError
+
+    def flops(self, *operands: TensorType) -> int:
+        return self.body().flops * operands[0].count
+
+    def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, len(self.body().inputs))
+        *tensors, lr, scale = operands
+        p, *others = tensors
+        for other in others:
+            need(other.shape == p.shape, f"{other} must match the parameter {p}")
+        for label, scalar in (("lr", lr), ("scale", scale)):
+            need(scalar.rank == 0, f"{label} must be a scalar, got {scalar}")
+        return tuple(p.with_shape(p.shape) for _ in self.body().outputs)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        p = operands[0]
+        return tuple(np.asarray(y, p.dtype) for y in evaluate(self.body(), operands, p.shape))
+
+
+@register
+class Sgd(Rule):
+    """m' = momentum m + (g + weight_decay p),  p' = p - lr m' (Sutskever et al. 2013, in the form that PyTorch has).
+
+    Without momentum there is no m: p, g, lr, scale -> p.
+    """
+
+    name = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    samples = (
+        *Rule.samples,
+        ({"momentum": 0.0, "weight_decay": 0.1}, ("f32[7]", "f32[7]", "f32[]", "f32[]")),
+    )
+
+    def body(self) -> Body:
+        if self.momentum:
+            text = "m2 = momentum * m + (scale * g + decay * p)\np2 = p - lr * m2"
+            return body("p g m lr scale", "p2 m2", text, momentum=self.momentum, decay=self.weight_decay)
+        return body("p g lr scale", "p2", "p2 = p - lr * (scale * g + decay * p)", decay=self.weight_decay)
+
+
+@register
+class Lion(Rule):
+    """p' = p - lr (sign(beta1 m + (1 - beta1) g) + weight_decay p),  m' = beta2 m + (1 - beta2) g.
+
+    Chen et al., Symbolic Discovery of Optimization Algorithms, 2023.
+    """
+
+    name = "lion"
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+
+    def body(self) -> Body:
+        return body(
+            "p g m lr scale",
+            "p2 m2",
+            """
+            grad = scale * g
+            m2   = beta2 * m + keep2 * grad
+            p2   = p - lr * (sign(beta1 * m + keep1 * grad) + decay * p)
+            """,
+            beta1=self.beta1, keep1=1 - self.beta1, beta2=self.beta2, keep2=1 - self.beta2, decay=self.weight_decay,
+        )  # fmt: skip
+
+
+@register
+class Tiger(Rule):
+    """m' = beta1 m + (1 - beta1) g,  p' = p - lr/2 where m' > 0, p + lr/2 elsewhere: the sign of an average (wyGPT)."""
+
+    name = "tiger"
+    beta1: float = 0.96875
+
+    def body(self) -> Body:
+        return body(
+            "p g m lr scale",
+            "p2 m2",
+            """
+            m2 = beta1 * m + keep1 * (scale * g)
+            p2 = p - lr * where(lt(0, m2), 0.5, -0.5)
+            """,
+            beta1=self.beta1, keep1=1 - self.beta1,
+        )  # fmt: skip
