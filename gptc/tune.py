@@ -8,6 +8,7 @@ round must leave the same bits as the defaults, or it is dropped.
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -153,7 +154,7 @@ class _Search:
 
 
 def _kernels(planned: Planned) -> tuple[Kernel, ...]:
-    """What may be tuned, with the default left out of the candidates."""
+    """What may be tuned, with the default left out of the candidates and large blocks first: most often they win."""
     from gptc.codegen.target import target_for
     from gptc.codegen.tuning import default_point, points, signatures
 
@@ -164,7 +165,8 @@ def _kernels(planned: Planned) -> tuple[Kernel, ...]:
     for name, signature in signatures(programs, target).items():
         default = default_point(specs[name], target)
         declared = points(target.template(specs[name].template), target.instructions)
-        found.append(Kernel(name, signature, default, tuple(p for p in declared if p != default)))
+        others = [point for point in declared if point != default]
+        found.append(Kernel(name, signature, default, tuple(sorted(others, key=lambda p: -math.prod(p.values())))))
     return tuple(found)
 
 

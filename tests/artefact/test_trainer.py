@@ -68,6 +68,7 @@ def test_takes_the_steps_of_the_python_trainer(
 
     train(model, data, TrainSettings(STEPS, eval_every=7), report)
     assert [re.sub(r" \(took .*", "", s) for s in done.stdout.splitlines() if re.match("step|val loss", s)] == lines
+    assert re.search(rf"^{STEPS} steps in [0-9.]+ s; peak memory [1-9]\d* MiB$", done.stdout, re.MULTILINE)
     theirs = load_file(saved)
     for param in compiled.artefact.manifest.params:
         assert np.array_equal(theirs[param.name], model.valid(param)), param.name

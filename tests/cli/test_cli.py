@@ -140,6 +140,7 @@ def test_train_then_generate(home: Path) -> None:
     assert re.search(r"lr +0\.01 +\S*tiny\.yaml:\d+", trained.stderr)
     assert re.search(r"steps +12 +--steps", trained.stderr)
     assert re.search(r"step 12: train loss [0-9.]+", trained.stderr)
+    assert f"peak memory {result['peak_rss'] / 2**20:,.0f} MiB" in trained.stderr
     log = [json.loads(line) for line in (home / "runs" / "tiny" / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in log if "norm" in e] == list(range(1, 13))
     assert [e["step"] for e in log if "norm" not in e] == [0, 6, 12]
