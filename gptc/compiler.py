@@ -226,6 +226,7 @@ def _summary(
         "programs": {program.name: len(program.calls) for program in programs},
         "kernels": kernels,
         "tuned": sorted({c.kernel.name for program in programs for c in program.calls if c.kernel.tuned}),
+        "slower": {call.kernel.name: call.note for program in programs for call in program.calls if call.note},
         "passes": [{"program": program, **asdict(timing)} for program, timing in planned.timings],
         "memory": [asdict(arena) for arena in planned.memory.arenas],
         "segments": dict(planned.memory.segments),

@@ -34,7 +34,7 @@ class Options:
     plan: str = "best"
     """`best` reuses memory; `naive` gives every tensor its own."""
     march: str = "native"
-    """Instruction set that the compiler is asked for; `native` is this machine's, for cuda the oldest supported."""
+    """Instruction set that the compiler is asked for; `native` is this machine's, for cuda its GPU's."""
     compiler: str = "cc"
     """The C compiler."""
     tune: bool = True

@@ -85,5 +85,7 @@ def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
     output.line(kernels)
     if summary["tuning"]:
         output.line(f"remark: {summary['tuning']}")
+    for kernel, why in summary["slower"].items():
+        output.line(f"remark: {kernel} serves for a faster kernel: {why}")
     if not compiled.cached:
         output.line(", ".join(f"{name} {seconds(took)}" for name, took in summary["seconds"].items()))

@@ -54,12 +54,17 @@ def passes(job: Job, program: Program = None, json: Json = False) -> None:
 
 @compiles(mode=None)
 def remarks(job: Job, program: Program = None, json: Json = False) -> None:
-    """What passes did, what they refused, and why."""
+    """What passes did, what they refused, and why; and where no faster kernel could serve."""
     from gptc.cli.output import Output
-    from gptc.compiler import plan
+    from gptc.passes.manager import Remark
 
     output = Output(json)
-    found = [(name, r) for name, r in plan(job.request).remarks if program in (None, name)]
+    planned, programs = _lowered(job)
+    slower = [
+        (p.name, Remark("select", "missed", c.node.name, f"{c.kernel.name}: {c.note}", 0, c.node.span))
+        for p in programs for c in p.calls if c.note
+    ]  # fmt: skip
+    found = [(name, r) for name, r in (*planned.remarks, *slower) if program in (None, name)]
     for name, remark in found:
         output.line(f"{f'{remark.span}: ' if remark.span else ''}{name}: {remark}")
     output.result({"remarks": [

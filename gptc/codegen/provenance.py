@@ -33,6 +33,7 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
         f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in _ops(node)))}",
         f"  moves     {_cost(nodes[0])} in its first call",
         f"  template  templates/{target.template(kernel.template)}.j2",
+        *(f"  because   {note}" for note in dict.fromkeys(call.note for _, call in calls) if note),
     ]
     return [shorten(line, WIDTH - 3) for line in lines]
 

@@ -29,8 +29,8 @@ CUDA_FLAGS = ("-O3", "-Xcompiler=-fPIC", "-cudart=static")
 CUDA_SHARED = {"sm_90": 227 << 10, "sm_100": 227 << 10, "sm_103": 227 << 10}
 CUDA_SHARED_LEAST = 99 << 10
 """Of an architecture that is not listed, whose code may run on any later one."""
-CUDA_FLOOR = "sm_80"
-"""The oldest architecture that kernels are written for: what `native` stands for, since its code runs on later ones."""
+CUDA_FLOOR = 80
+"""The oldest architecture that kernels are written for; its code runs on later ones."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,40 @@ def describe_cuda(compiler: str, march: str) -> Target:
     known = _output([compiler, "--list-gpu-code"])
     if known is None:
         raise ToolMissing.of(f"{compiler!r} is no working CUDA compiler", None, "install NVIDIA's CUDA toolkit")
-    arch = CUDA_FLOOR if march == "native" else march
-    virtual = arch.replace("sm_", "compute_")
-    code = f"-gencode=arch={virtual},code=[{arch},{virtual}]"
-    # The list leaves out variants such as sm_90a, so the compiler is asked for what it would do.
-    refused = _output([compiler, "--dryrun", code, "-x", "cu", "-c", os.devnull, "-o", os.devnull]) is None
-    if refused or not re.fullmatch(r"sm_\d+[a-z]?", arch):
+    arch = _device(compiler) if march == "native" else march
+    if not _compiles_for(compiler, arch):
         raise InputError.of(f"{compiler} knows no architecture {march!r}", None, f"it knows {', '.join(known.split())}")
     shared = CUDA_SHARED.get(arch.rstrip("af"), CUDA_SHARED_LEAST)
-    return Target("cuda", compiler, arch, (*CUDA_FLAGS, code), True, suffix="cu", shared=shared)
+    return Target("cuda", compiler, arch, (*CUDA_FLAGS, _code(arch)), True, suffix="cu", shared=shared)
+
+
+def _device(compiler: str) -> str:
+    """The architecture of this machine's first GPU; the floor without one, or where the compiler is older than it."""
+    said = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]) or ""
+    match = re.match(r"(\d+)\.(\d)", said)
+    if match is None:
+        return f"sm_{CUDA_FLOOR}"
+    number = int(match[1] + match[2])
+    if number < CUDA_FLOOR:
+        message = f"this machine's GPU, sm_{number}, is older than sm_{CUDA_FLOOR}, for which kernels are written"
+        raise InputError.of(message, None, "compile the model with --target c")
+    # Hopper's matrix unit is in no other architecture, which the letter promises.
+    arch = "sm_90a" if number == 90 else f"sm_{number}"
+    return arch if _compiles_for(compiler, arch) else f"sm_{CUDA_FLOOR}"
+
+
+def _code(arch: str) -> str:
+    """The flag for machine code of an architecture, and PTX for later ones."""
+    virtual = arch.replace("sm_", "compute_")
+    return f"-gencode=arch={virtual},code=[{arch},{virtual}]"
+
+
+def _compiles_for(compiler: str, arch: str) -> bool:
+    """Whether nvcc knows an architecture, asked what it would do: its list leaves out variants such as sm_90a."""
+    if not re.fullmatch(r"sm_\d+[a-z]?", arch):
+        return False
+    argv = [compiler, "--dryrun", _code(arch), "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    return _output(argv) is not None
 
 
 @cache

@@ -84,14 +84,15 @@ class _Narrowing:
         if value.name in self.graph.output_names:
             return False
         readers = self.graph.users[value.name]
-        return bool(readers) and all(map(self.passes_on, readers))
+        return bool(readers) and all(self.passes_on(n, kind.count) for n in readers)
 
-    def passes_on(self, reader: Node) -> bool:
-        """Whether a reader is a region that computes with the value, or a view for such regions."""
+    def passes_on(self, reader: Node, count: int) -> bool:
+        """Whether a reader of `count` elements is a region that does not keep as many, or a view for such regions."""
+        kept = [v for v in reader.results if v.name in self.graph.output_names]
         if isinstance(reader.op, View):
             (view,) = reader.results
-            return view.name not in self.graph.output_names and all(map(self.passes_on, self.graph.users[view.name]))
-        return isinstance(reader.op, Region) and not any(v.name in self.graph.output_names for v in reader.results)
+            return not kept and all(self.passes_on(n, count) for n in self.graph.users[view.name])
+        return isinstance(reader.op, Region) and all(v.type.count < count for v in kept)
 
     def stored_once(self, node: Node) -> Node:
         """Without the results that are another one rounded, now that this one is rounded too."""

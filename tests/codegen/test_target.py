@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gptc.codegen import target as targets
 from gptc.codegen.instructions import choose
 from gptc.codegen.render import render
 from gptc.codegen.target import FLAGS, Target, describe, target_for
@@ -120,3 +121,23 @@ def test_hostile_instruction_sets(march: str) -> None:
     """The name is one argument of the compiler, which does not know it."""
     with pytest.raises(InputError, match="knows no instruction set"):
         describe(TARGET.compiler, march)
+
+
+@pytest.mark.parametrize(
+    ("said", "arch"), [("9.0\n9.0\n", "sm_90a"), ("8.6\n", "sm_86"), ("10.0\n", "sm_100"), (None, "sm_80")]
+)
+def test_native_is_the_first_gpu(monkeypatch: pytest.MonkeyPatch, said: str | None, arch: str) -> None:
+    monkeypatch.setattr(targets, "_output", lambda argv: said if argv[0] == "nvidia-smi" else "")
+    assert targets._device("nvcc") == arch
+
+
+def test_gpu_newer_than_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code for the floor runs there too."""
+    monkeypatch.setattr(targets, "_output", lambda argv: "9.0" if argv[0] == "nvidia-smi" else None)
+    assert targets._device("nvcc") == "sm_80"
+
+
+def test_gpu_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "_output", lambda argv: "7.5")
+    with pytest.raises(InputError, match="this machine's GPU, sm_75, is older than sm_80"):
+        targets._device("nvcc")

@@ -21,6 +21,7 @@ from gptc.options import Options
 from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
 from tests.codegen.regions import REGIONS
+from tests.conftest import TINY
 
 CUDA = Target("cuda", "nvcc", "sm_80", CUDA_FLAGS, True, suffix="cu")
 STRICT = ("-Werror=all-warnings", "-Xcompiler=-Wall")
@@ -91,6 +92,16 @@ def templates_of(compiled: Compiled) -> dict[str, set[str]]:
         assert template
         found.setdefault(path.stem.split("_")[0], set()).add(template[1])
     return found
+
+
+def test_slower_kernels_are_told(tmp_path: Path) -> None:
+    """No tensor core takes heads of 8 elements."""
+    request = Request(TINY, Options(target="cuda", precision="bf16", march="sm_90a"), ("dims.H=4",))
+    compiled = compile_model(request, tmp_path, Cache(tmp_path / "cache"))
+    slower = compiled.summary["slower"]
+    assert any("they do not take heads of" in why for why in slower.values()), slower
+    for kernel, why in slower.items():
+        assert f"//   because   {why}" in (compiled.artefact.folder / "kernels" / f"{kernel}.cu").read_text()
 
 
 def test_tensor_cores_are_chosen(nano: Callable[[str], Compiled]) -> None:
