@@ -14,7 +14,7 @@ from gptc.codegen.select_gemm import select_gemm
 from gptc.codegen.select_map import select_map
 from gptc.codegen.select_row import select_row
 from gptc.codegen.target import Target
-from gptc.codegen.tensor_cores import PACKET, Plan, begin_aligned, choose_attention
+from gptc.codegen.tensor_cores import LONGEST_BLOCK, PACKET, Plan, begin_aligned, choose_attention
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
@@ -155,11 +155,14 @@ def _attention_grad(node: Node, target: Target, plan: Plan) -> Call:
         grads, kinds = _unpack(node.results[0], q.type, k.type)
     strides = _strides(*(x.type for x in (dout, q, k, v, out)), *kinds)
     arguments: tuple[Argument, ...] = (*node.operands, *grads, *_heads(q, k), *strides)
-    return _attend(node, q, target, arguments, plan)
+    return _attend(node, q, target, arguments, plan, statistics=True)
 
 
-def _attend(node: Node, q: Value, target: Target, arguments: tuple[Argument, ...], plan: Plan) -> Call:
-    """A call of the target's attention or its gradient.  On a GPU the length of a head is part of the kernel."""
+def _attend(
+    node: Node, q: Value, target: Target, arguments: tuple[Argument, ...], plan: Plan, statistics: bool = False
+) -> Call:
+    """A call of the target's attention or its gradient.  On a GPU the length of a head is part of the kernel, and on
+    tensor cores the gradient keeps `statistics` of each query between its two kernels."""
     op = node.op
     assert isinstance(op, (Attention, AttentionGrad))
     kernel = op.kernel or ""
@@ -170,6 +173,11 @@ def _attend(node: Node, q: Value, target: Target, arguments: tuple[Argument, ...
         return _fixed(node, target, arguments, params, stem)
     size = int(q.type.shape[-1])
     choice = choose_attention(kernel, size, q.type.dtype, _heads_aligned(arguments, plan), target.march)
+    if statistics and choice.template != f"{kernel}_f32":
+        batch, heads, length = map(int, q.type.shape[:3])
+        memory = Scratch(8 * batch * heads * ceil_div(length, LONGEST_BLOCK) * LONGEST_BLOCK)
+        first = next(i for i, a in enumerate(arguments) if isinstance(a, int))
+        arguments = (*arguments[:first], memory, *arguments[first:])
     call = _fixed(node, target, arguments, params | {"D": size} | dict(choice.params), stem, choice.template)
     return replace(call, note=choice.note)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from gptc.codegen.kernel import Call, KernelSpec, Parameter
+from gptc.codegen.kernel import Call, KernelSpec, Parameter, Scratch
 from gptc.codegen.loops import Strides, collapse
 from gptc.codegen.operands import Names, ctype, live, read, tensor_parameter, write
 from gptc.codegen.render import identifiers
@@ -72,9 +71,11 @@ def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Tar
     choice = work.choose(target.march)
     names: tuple[str, ...] = SIZES
     sizes = form.sizes
+    memory: tuple[Scratch, ...] = ()
     if choice.template == "matmul_sm90":
         names = (*SIZES[:6], "splits", "sweep")
-        splits = work.parts(cast(int, choice.params["BN"])) if choice.params["split"] else 1
+        splits, partial = work.split(choice)
+        memory = (Scratch(partial),) if choice.params["split"] else ()
         sizes = (*form.sizes[:6], splits, work.sweep())
     kinds = {DType.f32: "float", DType.bf16: "bf16"}
     values = [(name, value.unrounded or value.text) if v.type.dtype is DType.bf16 else (name, value.text)
@@ -91,9 +92,9 @@ def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Tar
             "body": code.block.lines,
             "stores": values,
         },
-        code.signature(names),
+        code.signature(names, len(memory)),
     )
-    return Call(node, spec, (*code.tensors, *sizes), choice.note)
+    return Call(node, spec, (*code.tensors, *memory, *sizes), choice.note)
 
 
 class _Epilogue:
@@ -125,13 +126,14 @@ class _Epilogue:
         """In the order of the signature."""
         return (*self.factors, *(v for _, _, v in self.inputs), *(v for _, _, v in self.results))
 
-    def signature(self, sizes: Sequence[str]) -> tuple[Parameter, ...]:
+    def signature(self, sizes: Sequence[str], scratch: int = 0) -> tuple[Parameter, ...]:
         a, b = self.factors
         return (
             tensor_parameter("a", a, True, ""),
             tensor_parameter("b", b, True, ""),
             *(tensor_parameter(name, value, True, SHAPES[access]) for name, access, value in self.inputs),
             *(tensor_parameter(name, value, False, "[M, N]") for name, _, value in self.results),
+            *[Parameter("scratch", "void *")] * scratch,
             *(Parameter(name, "int64_t") for name in sizes),
         )
 

@@ -23,6 +23,8 @@ CACHED_BYTES = 12 << 20
 """Rows of A that stay in the L2 cache while B passes by."""
 UNIT_STEPS = 20
 """What beginning and ending a unit of work costs, in steps of 64 along k."""
+LONGEST_BLOCK = 64
+"""Most queries that a block of the gradient of attention meets at a time."""
 PACKET = 8
 """Elements of bf16 in the 16 bytes that copies move."""
 
@@ -139,6 +141,13 @@ class Matmul:
             range(1, min(16, steps) + 1),
             key=lambda s: ceil(tiles * s / PROCESSORS) * (steps / s + UNIT_STEPS),
         )
+
+    def split(self, choice: Choice) -> tuple[int, int]:
+        """Into how many parts the sums of a choice are cut, and bytes of memory for the sums of parts."""
+        width = choice.params["BN"]
+        assert isinstance(width, int)
+        parts = self.parts(width) if choice.params["split"] else 1
+        return parts, 4 * parts * ceil(self.m / 128) * 128 * ceil(self.n / width) * width
 
     def sweep(self) -> int:
         """Rows of tiles of 128 rows that are gone through together."""

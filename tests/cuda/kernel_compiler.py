@@ -65,7 +65,10 @@ def declared_arguments(template: str, params: Mapping[str, Any]) -> list[str]:
     names: list[str] = []
     for name in contract(f"cuda/{template}.cu").args:
         group = params.get(name.removesuffix("..."))
-        names += [x["name"] for x in group] if isinstance(group, list) else [name]
+        if name == "[scratch]":
+            names += ["scratch"] if params["split"] else []
+        else:
+            names += [x["name"] for x in group] if isinstance(group, list) else [name]
     return names
 
 
