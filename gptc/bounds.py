@@ -32,8 +32,8 @@ U = 2.0**-24
 """Unit roundoff of float32."""
 TINY = 2.0**-120
 """What flushing an exponential or a subnormal to zero may cost, with room for the products that follow."""
-ROUND = {DType.f32: 0.0, DType.f64: 0.0, DType.bf16: 2.0**-8, DType.f16: 2.0**-11, DType.i32: 0.0, DType.u8: 0.0}
-"""Relative rounding of a store; that of f32 is part of the last step."""
+ROUND = {DType.bf16: 2.0**-8, DType.f16: 2.0**-11}
+"""Relative rounding of a store; that of f32 is part of the last step, and whole numbers are exact."""
 UNITS = {"exp": 3, "log": 2, "tanh": 4, "sigmoid": 6, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
          "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
          "round_bf16": 2.0**16, "round_f16": 2.0**13}  # fmt: skip
@@ -316,6 +316,6 @@ def _factor(node: Node) -> float:
 def _stored(y: Bounded, kind: TensorType) -> Bounded:
     """Broadcast to the declared shape and rounded to the declared dtype."""
     value, error = (np.broadcast_to(a, kind.shape) for a in (y.value, y.error))
-    if rounding := ROUND[kind.dtype]:
+    if rounding := ROUND.get(kind.dtype):
         error = error + rounding * (np.abs(value) + error)
     return Bounded(value, error + TINY)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from gptc.ir.ops.leaf import Buffer, Constant, Input
 from gptc.ir.ops.shape import View
 from gptc.ir.text import parse_graphs
 from gptc.runtime.artefact import Artefact
-from gptc.runtime.init import SEED, initialise
+from gptc.runtime.init import SEED, draw, initialise
 from gptc.runtime.manifest import Normal, Uniform
 from gptc.runtime.model import Model, load_model
 from gptc.runtime.rng import Mt19937
+from gptc.runtime.store import store
 
 Progress = Callable[[str, int, int], None]
 """Program, calls done, calls in all."""
@@ -110,8 +112,8 @@ def _perturb(model: Model) -> None:
     random = Mt19937(SEED)
     for param in model.artefact.manifest.params:
         if not isinstance(param.init, (Normal, Uniform)):
-            valid = np.asarray(model.valid(param))
-            model.valid(param)[...] = valid + random.normal(valid.size, SPREAD).reshape(valid.shape)
+            moved = draw(param.init, prod(param.valid), random) + random.normal(prod(param.valid), SPREAD)
+            store(model, param, moved.reshape(param.valid))
 
 
 def _set_inputs(model: Model, number: int, first: bool) -> None:

@@ -22,7 +22,8 @@ class Options:
     ranks: bool = False
     """Average gradients over the ranks of a job; how many there are is known when it runs."""
     precision: str = "f32"
-    """`f32`, or `bf16`: bf16 compute with f32 masters and statistics."""
+    """`f32`; `bf16`: bf16 compute with f32 masters and statistics; `int8`: for inference, weights in 8 bits with a
+    scale for each row, and f32 compute.  For inference weights are kept in the type named, caches in bf16 at most."""
     recognise: bool = True
     """Replace primitives by composites that are better differentiated whole."""
     fuse: bool = True

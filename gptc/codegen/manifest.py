@@ -16,6 +16,7 @@ from gptc.errors import InternalError
 from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
+from gptc.ir.types import DType
 from gptc.passes.memory import ArenaReport
 
 FORMAT = 1
@@ -62,7 +63,8 @@ def tensor_json(tensor: Tensor) -> Json:
 def param_json(tensor: Tensor, op: Buffer) -> Json:
     """A parameter, with how it begins and whether weight decay applies."""
     valid = list(op.valid or op.shape)
-    return tensor_json(tensor) | {"init": init_json(op.init), "valid": valid, "decay": op.decay}
+    scale = {"scale": f"{op.key}.scale"} if op.dtype is DType.i8 else {}
+    return tensor_json(tensor) | {"init": init_json(op.init), "valid": valid, "decay": op.decay} | scale
 
 
 def init_json(text: str) -> Json:

@@ -26,7 +26,7 @@ from gptc.ir.types import DType
 
 FUNCTION, ROW, ELEMENT = range(3)
 
-CTYPES = {DType.f32: "float", DType.bf16: "uint16_t", DType.i32: "int32_t", DType.u8: "uint8_t"}
+CTYPES = {DType.f32: "float", DType.bf16: "uint16_t", DType.i32: "int32_t", DType.i8: "int8_t", DType.u8: "uint8_t"}
 """How an element lies in memory; bf16 is the upper half of a float's bits."""
 
 

@@ -79,7 +79,8 @@ def _ctype(argument: Argument, results: set[int]) -> str:
 
 def _embedding(node: Node, target: Target) -> Call:
     w, ids = node.operands
-    return _fixed(node, target, (w, ids, *node.results, ids.type.count, int(w.type.shape[1])))
+    params: Params | None = {"ctype": ctype(w.type.dtype)} if target.name == "c" else None
+    return _fixed(node, target, (w, ids, *node.results, ids.type.count, int(w.type.shape[1])), params)
 
 
 def _scatter_add(node: Node, target: Target) -> Call:
@@ -134,7 +135,8 @@ def _cache_append(node: Node, target: Target) -> Call:
     cache, x, positions = node.operands
     batch, heads, length, size = map(int, cache.type.shape)
     sizes = (batch, heads, length, int(x.type.shape[2]), size, *_strides(x.type))
-    return _fixed(node, target, (cache, x, positions, *node.results, *sizes))
+    params: Params = {"cache_dtype": str(cache.type.dtype), "dtype": str(x.type.dtype)}
+    return _fixed(node, target, (cache, x, positions, *node.results, *sizes), params)
 
 
 def _attention_cached(node: Node, target: Target) -> Call:
@@ -143,7 +145,8 @@ def _attention_cached(node: Node, target: Target) -> Call:
     batch, heads, new, size = map(int, q.type.shape)
     sizes = (batch, heads, int(k.type.shape[1]), new, int(k.type.shape[2]), size)
     strides = _strides(q.type, node.results[0].type)
-    return _fixed(node, target, (*node.operands, *node.results, *sizes, *strides), {"scale": node.op.scale})
+    params = {"dtype": str(q.type.dtype), "cache_dtype": str(k.type.dtype), "scale": node.op.scale}
+    return _fixed(node, target, (*node.operands, *node.results, *sizes, *strides), params)
 
 
 def _attention_grad(node: Node, target: Target, plan: Plan) -> Call:

@@ -16,12 +16,11 @@ from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import Matmul, Plan, begin_aligned
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
+from gptc.ir.ops.matmul import FEW_ROWS
 from gptc.ir.ops.region import Gemm
 from gptc.ir.types import DType, TensorType
 
 SHAPES = {"full": "like C", "row": "[M]", "col": "[N]", "scalar": "[]"}
-GEMV_ROWS = 4
-"""Most rows of a product that reads its matrix as it lies: packing it for so few costs more than it saves."""
 SIZES = ("M", "N", "K", "lda", "ldb", "ldc", "batch0", "batch1", "sa0", "sa1", "sb0", "sb1", "sc0", "sc1")
 
 
@@ -37,16 +36,15 @@ def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
     if target.name == "cuda" and a.dtype is DType.bf16:
         return _on_tensor_cores(node, form, product, target, plan)
 
-    few = form.rows_of_few if target.name == "c" and a.dtype is DType.f32 else 0
+    few = form.rows_of_few if target.name == "c" else 0
     told = slice(1, 6) if few else slice(None)  # gemv makes one product, and has its number of rows in its text
     template = "gemv" if few else "matmul_f32" if target.name == "cuda" else "matmul"
-    sums = {f"sum{m}" for m in range(GEMV_ROWS)} if few else set()
-    code = _Epilogue(node, product, form, identifiers(target.template(template)) | sums)
+    code = _Epilogue(node, product, form, identifiers(target.template(template)))
     spec = KernelSpec(
         template,
         "gemv" + stem(node, str(few)).removeprefix(node.op.name) if few else stem(node, form.name),
         {
-            **({"rows": few} if few else _blocking(a, form, target)),
+            **(_few(few, a, b) if few else _blocking(a, form, target)),
             "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in code.inputs],
             "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in code.results],
             "body": code.block.lines,
@@ -138,6 +136,11 @@ class _Epilogue:
         )
 
 
+def _few(rows: int, a: TensorType, b: TensorType) -> dict[str, object]:
+    """What a product of a few rows is made for.  More rows have more sums under way without parts of them."""
+    return {"rows": rows, "PARTS": 4 if rows == 1 else 2, "a_dtype": str(a.dtype), "b_dtype": str(b.dtype)}
+
+
 def _blocking(a: TensorType, form: Product, target: Target) -> dict[str, object]:
     """What a blocked product is made for; the one for CUDA has its blocking in its text."""
     tile = {} if target.name == "cuda" else dict(zip(("MR", "NR"), target.instructions.tile, strict=True))
@@ -175,7 +178,7 @@ class Product:
     def rows_of_few(self) -> int:
         """M of a product that is a few dot products with each row of B; 0 for any other."""
         m, batches = self.sizes[0], self.sizes[6:8]
-        return m if m <= GEMV_ROWS and self.trans_b and not self.trans_a and batches == (1, 1) else 0
+        return m if m <= FEW_ROWS and self.trans_b and not self.trans_a and batches == (1, 1) else 0
 
     @classmethod
     def of(cls, a: TensorType, b: TensorType, c: TensorType, trans_a: bool, trans_b: bool) -> Product:

@@ -76,6 +76,9 @@ def target_for(options: Options) -> Target:
     cuda = options.target == "cuda"
     compiler = os.environ.get("NVCC", "nvcc") if cuda else options.compiler
     target = describe_cuda(compiler, options.march) if cuda else describe(compiler, options.march)
+    if options.precision == "int8" and (cuda or options.mode == "train"):
+        message = "target cuda has no kernels for weights in 8 bits" if cuda else "weights in 8 bits cannot be trained"
+        raise InputError.of(message, None, "use --precision f32" if cuda else "int8 is for inference")
     if options.precision == "bf16" and not target.bf16:
         message = f"-march={options.march} has no instruction that multiplies bf16 (AVX512_BF16)"
         raise InputError.of(message, None, "use --precision f32")

@@ -21,6 +21,7 @@ class DType(enum.Enum):
     bf16 = "bf16"
     f16 = "f16"
     i32 = "i32"
+    i8 = "i8"
     u8 = "u8"
 
     @property
@@ -34,7 +35,7 @@ class DType(enum.Enum):
 
     @property
     def is_float(self) -> bool:
-        return self not in (DType.i32, DType.u8)
+        return self not in (DType.i32, DType.i8, DType.u8)
 
     @property
     def eps(self) -> float:
@@ -51,6 +52,7 @@ _NUMPY: dict[DType, np.dtype[Any]] = {
     DType.bf16: np.dtype(ml_dtypes.bfloat16),
     DType.f16: np.dtype(np.float16),
     DType.i32: np.dtype(np.int32),
+    DType.i8: np.dtype(np.int8),
     DType.u8: np.dtype(np.uint8),
 }
 _FROM_NUMPY = {kind: dtype for dtype, kind in _NUMPY.items()}

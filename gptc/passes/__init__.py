@@ -19,10 +19,12 @@ from gptc.passes.manager import Context, Pass, run_pipeline
 from gptc.passes.memory import Memory
 from gptc.passes.narrow import Narrow
 from gptc.passes.precision import Precision
+from gptc.passes.quantise import Quantise
 from gptc.passes.recognise import Recognise
 from gptc.passes.remat import Remat
 from gptc.passes.schedule import Schedule
 from gptc.passes.simplify import Simplify
+from gptc.passes.store import Store
 from gptc.passes.update import Part, Update
 
 Pipeline = tuple[Pass, ...]
@@ -34,9 +36,11 @@ PASSES: dict[str, type[Pass]] = {
     "simplify": Simplify,
     "recognise": Recognise,
     "cache": Cache,
+    "quantise": Quantise,
     "differentiate": Differentiate,
     "precision": Precision,
     "copies": Copies,
+    "store": Store,
     "update": Update,
     "layout": Layout,
     "remat": Remat,
@@ -72,7 +76,7 @@ def pipelines(options: Options, training: Training, caches: bool = False) -> dic
 
     Memory is not in the lists: `plan_programs` plans all programs of an artefact together.
     """
-    refresh = {"refresh": refresh_copies(options)} if options.precision != "f32" else {}
+    refresh = {"refresh": refresh_copies(options)} if options.precision == "bf16" and not stores(options) else {}
     if options.mode == "infer":
         if not caches:
             return {"logits": forward(options), **refresh}
@@ -132,7 +136,8 @@ def forward(options: Options) -> Pipeline:
 
 def generation(options: Options, tokens: int) -> Pipeline:
     """From a model to the logits after the next few tokens."""
-    caches = Cache(tokens)  # after recognise, which finds attention; before layout, which folds what it reads
+    kept = "f32" if options.precision == "f32" else "bf16"
+    caches = Cache(tokens, kept)  # after recognise, which finds attention; before layout, which folds what it reads
     return (*recognise(options), caches, *round_off(options), *compute(options))
 
 
@@ -152,10 +157,17 @@ def recognise(options: Options) -> Pipeline:
 
 def round_off(options: Options) -> Pipeline:
     """From exact numbers to those that kernels read and store."""
+    quantise = (Quantise(),) if options.precision == "int8" else ()
     return (
+        *quantise,  # before precision: nothing else reads whole numbers
         Precision(options.precision),  # before layout and fuse: they must see where values are rounded
-        Copies(),  # before update, which writes the copies: nothing casts a parameter in every step
+        Store() if stores(options) else Copies(),  # before update, which writes copies: no step casts a parameter
     )
+
+
+def stores(options: Options) -> bool:
+    """Whether nothing needs the parameters themselves, only what products read of them."""
+    return options.mode == "infer" and options.target == "c"
 
 
 def compute(options: Options, backward: Pipeline = ()) -> Pipeline:

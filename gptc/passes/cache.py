@@ -47,9 +47,11 @@ class Cache:
 
     tokens: int = 1
     """S: how many tokens one call takes."""
+    dtype: str = "f32"
+    """What keys and values are kept in: `f32` or `bf16`."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        after = _Narrowing(graph, self.tokens).run(context)
+        after = _Narrowing(graph, self.tokens, DType(self.dtype)).run(context)
         for node in after.nodes:
             if node.op.name == "attention_cached":
                 size = 2 * node.operands[1].type.nbytes
@@ -61,7 +63,7 @@ def obstacle(graph: Graph) -> tuple[Node, str] | None:
     """The first node that keeps a model from computing token by token, and why; None if there is none."""
     context = Context()
     try:
-        _Narrowing(graph, 1).run(context)
+        _Narrowing(graph, 1, DType.f32).run(context)
     except Mixed as reason:
         return context.node or graph.nodes[-1], str(reason)
     return None
@@ -74,9 +76,10 @@ Cut = tuple[Op, int]
 class _Narrowing:
     """One walk over the graph.  `axis` has the axis of positions of each value that has one."""
 
-    def __init__(self, graph: Graph, tokens: int) -> None:
+    def __init__(self, graph: Graph, tokens: int, dtype: DType) -> None:
         self.graph = graph
         self.tokens = tokens
+        self.dtype = dtype
         self.length = next((int(n.op.shape[1]) for n in graph.nodes if _is_tokens(n)), 0)  # type: ignore[attr-defined]
         self.b = Builder(graph.name)
         self.b.reserve(v.name for n in graph.nodes if not isinstance(n.op, (Input, Iota)) for v in n.results)
@@ -253,7 +256,7 @@ class _Narrowing:
         self.keys.add(key)
         batch, heads, _, size = x.type.shape
         shape = (batch, heads, self.length, size)
-        cache = self.b.buffer(key=key, role="state", dtype=x.type.dtype, shape=shape, label=f"{key}.cache")
+        cache = self.b.buffer(key=key, role="state", dtype=self.dtype, shape=shape, label=f"{key}.cache")
         grown: Value = self.b.cache_append(cache, x, self.positions, label=f"{key}.grown")
         self.b.output(key, grown)
         return grown

@@ -3,9 +3,9 @@
 Reads:    a graph at stage `differentiated`, or `built` when nothing is trained.       Leaves: stage `precise`.
 Does:     under `bf16`, matmul and attention, forward and backward, read bf16 and sum in f32.  A tensor is cast once
           for all its readers, before it is split or transposed for them, so that the kernel that makes it can store it
-          rounded.  What attention returns is rounded too, and is moved about as it is.  The sum over rows of
-          what a product reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.  Under
-          `f32`, nothing.
+          rounded.  What attention returns is rounded too, and is moved about as it is.  The sum over rows of what a
+          product reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.
+          Under `f32`, nothing; nor under `int8`, which is the business of `quantise`.
 Does not: touch products, statistics, softmax, losses, other sums, the residual stream, gradients handed to the
           optimizer, or the parameters themselves, which all stay f32.
 
@@ -25,7 +25,7 @@ from gptc.ir.ops.shape import ShapeOp
 from gptc.ir.types import DType
 from gptc.passes.manager import Context, UserFault
 
-NARROW = ("matmul", "attention", "attention_grad")
+NARROW = ("matmul", "attention", "attention_grad", "attention_cached", "cache_append")
 """Ops that read narrow operands and accumulate in f32."""
 
 
@@ -37,13 +37,13 @@ class Precision:
     stages: ClassVar[tuple[str, str]] = ("differentiated", "precise")
 
     policy: str = "f32"
-    """`f32`, or `bf16`: narrow operands for the products, f32 for everything else."""
+    """`f32`, `int8`, or `bf16`: narrow operands for the products, f32 for everything else."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        if self.policy == "f32":
+        if self.policy in ("f32", "int8"):
             return graph.at("precise")
         if self.policy != "bf16":
-            raise UserFault.of(f"no precision policy is called {self.policy!r}; there are f32 and bf16")
+            raise UserFault.of(f"no precision policy is called {self.policy!r}; there are f32, bf16 and int8")
         return _Casting(graph, context, DType.bf16).run()
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gptc.runtime.manifest import Constant, Init, Normal, Ones, Uniform, Zeros
 from gptc.runtime.model import Model
 from gptc.runtime.rng import Mt19937
+from gptc.runtime.store import store
 
 SEED = 42  # of llm.c's `-e d12`
 
@@ -18,7 +19,7 @@ def initialise(model: Model, seed: int = SEED) -> None:
     """Fill every parameter's valid region; padding keeps the zeros it was allocated with."""
     rng = Mt19937(seed)
     for param in model.artefact.manifest.params:
-        model.valid(param)[...] = draw(param.init, math.prod(param.valid), rng).reshape(param.valid)
+        store(model, param, draw(param.init, math.prod(param.valid), rng).reshape(param.valid))
 
 
 def draw(init: Init, n: int, rng: Mt19937) -> NDArray[np.float32]:

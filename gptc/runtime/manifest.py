@@ -29,6 +29,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "f16": np.dtype(np.float16),
     "i32": np.dtype(np.int32),
+    "i8": np.dtype(np.int8),
     "u8": np.dtype(np.uint8),
 }
 
@@ -58,7 +59,7 @@ class Tensor(Model):
     segment: Segment
     offset: Size
     shape: Shape
-    dtype: Literal["f64", "f32", "bf16", "f16", "i32", "u8"]
+    dtype: Literal["f64", "f32", "bf16", "f16", "i32", "i8", "u8"]
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
@@ -102,6 +103,8 @@ class Param(Tensor):
     init: Init
     valid: Shape
     decay: bool = True
+    scale: Name | None = None
+    """The state tensor that has the scale of each row, where rows are stored in i8."""
 
     @model_validator(mode="after")
     def _valid_inside_shape(self) -> Param:

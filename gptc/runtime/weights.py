@@ -12,6 +12,7 @@ from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import replacing, write_file
 from gptc.runtime.manifest import Manifest
 from gptc.runtime.model import Model
+from gptc.runtime.store import store
 from gptc.runtime.tensorfile import pieces
 
 
@@ -49,7 +50,7 @@ def load_weights(model: Model, path: Path) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise StorageError.of(f"{path}: cannot read: {error}") from None
     for param in model.artefact.manifest.params:
-        model.valid(param)[...] = values[param.name]
+        store(model, param, values[param.name])
     return metadata
 
 
@@ -72,10 +73,10 @@ def _check_tensors(model: Model, path: Path, found: dict[str, Signature]) -> Non
     """The file has exactly the model's parameters."""
     params = model.artefact.manifest.params
     for param in params:
-        expected = param.dtype, param.valid
+        expected = "f32" if param.scale else param.dtype, param.valid
         if param.name not in found:
             raise InputError.of(f"{path}: no tensor {param.name}, which {model.artefact.manifest.model} needs")
-        if found[param.name] != expected:
+        if found[param.name] not in (expected, ("f32", param.valid)):
             theirs, ours = _spell(found[param.name]), _spell(expected)
             raise InputError.of(f"{path}: {param.name} is {theirs}; {model.artefact.manifest.model} needs {ours}")
     if unknown := sorted(found.keys() - {param.name for param in params}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gptc.ir.body import Body, body
 from gptc.ir.graph import Node
 from gptc.ir.ops.attention import Attention, AttentionGrad
+from gptc.ir.ops.embedding import Embedding
 from gptc.ir.ops.optimizer import GlobalNorm
 from gptc.ir.ops.region import Column, Gemm, Map, Row
 from tests.codegen.native import TARGET, apply, region
@@ -27,6 +28,7 @@ MAPS = {
     "one element": region(Map, body("x y", "z", "z = x / y"), "f32[1,1]", "f32[]"),
     "to bf16": region(Map, body("x", "y", "y = round_bf16(x * 3)"), "f32[300]", dtypes=("bf16",)),
     "from bf16": region(Map, body("x y", "z", "z = x * y"), "bf16[4,5]", "bf16[5]"),
+    "from i8": region(Map, body("x s", "y", "y = x * s"), "i8[4,35]", "f32[4,1]"),
     "whole numbers": region(Map, body("i x", "y", "y = where(eq(i, 2), x, i / 2)"), "i32[4,5]", "f32[5]"),
     "nested": region(
         Map, body("a b c", "y", "y = a - (b - c) - -a * (b / (c * c + 1)) / (a * a + 1) - -(-b)"), *["f32[50]"] * 3
@@ -112,6 +114,22 @@ GEMMS = {
         Gemm, body("acc a lda acc_out", "sum", "sum = acc + a * lda - acc_out"), "f32[4,3]", "f32[3,5]", *["f32[5]"] * 3
     ),
 }
+FEW = body("acc b r", "h y", "h = acc * b\ny = gelu(h) + r")
+"""An epilogue of a few rows; `b` is what scales columns of whole numbers."""
+GEMMS |= {
+    f"{rows} rows of {k} {a} by {n} of {b}": region(
+        Gemm,
+        FEW,
+        f"{a}[{rows},1,{k}]",
+        f"{b}[{n},{k}]",
+        f"f32[{n}]",
+        f"{a}[{rows},1,{n}]",
+        trans_b=True,
+        dtypes=("f32", a),
+    )
+    for a, b in (("f32", "f32"), ("bf16", "bf16"), ("f32", "i8"))
+    for rows, n, k in ((1, 37, 211), (2, 1, 70), (3, 16, 1), (4, 65, 33))
+}
 if TARGET.bf16:
     GEMMS |= {
         "bf16 epilogue": region(
@@ -131,6 +149,8 @@ OTHERS = {
     ),
     "merged heads": apply(Attention(scale=0.5, causal=True, merged=True), *["f32[2,3,70,8]{5040,8,72,1}"] * 3),
     "heads in bf16": apply(Attention(scale=0.5, causal=True, merged=True), *["bf16[2,3,70,8]{5040,8,72,1}"] * 3),
+    "rows of i8": apply(Embedding(), "i8[9,35]", "i32[3,2]"),
+    "rows of bf16": apply(Embedding(), "bf16[9,35]", "i32[3,2]"),
     "many norms": apply(GlobalNorm(), *["f32[]"] * 150),
 }
 

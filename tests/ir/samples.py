@@ -11,7 +11,7 @@ from gptc.ir.op import Array, Op
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.loss import CrossEntropy, CrossEntropyGrad
 from gptc.ir.text import parse_type
-from gptc.ir.types import TensorType
+from gptc.ir.types import DType, TensorType
 
 OPS = sorted(REGISTRY)
 Sample = tuple[Op, tuple[TensorType, ...]]
@@ -41,7 +41,8 @@ def operands(op: Op, types: tuple[TensorType, ...], seed: int, wide: bool = Fals
         if not kind.dtype.is_float:
             classes = isinstance(op, (CrossEntropy, CrossEntropyGrad))
             bound = op.classes if classes else int(types[0].shape[0])  # type: ignore[attr-defined]
-            found.append(rng.integers(0, bound, kind.shape, np.int32))
+            low, bound = (-127, 128) if kind.dtype is DType.i8 else (0, bound)
+            found.append(rng.integers(low, bound, kind.shape, kind.dtype.numpy))
             continue
         array = rng.standard_normal(kind.shape)
         if (op.name, index) in POSITIVE:

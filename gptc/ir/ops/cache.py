@@ -1,7 +1,7 @@
 """Attention of a few new tokens over keys and values kept from the tokens before them.
 
 A cache is [B, Hkv, T, D]: row t of each head belongs to position t.  `positions` i32[S] says where the S new tokens
-stand, each in 0 .. T-1.
+stand, each in 0 .. T-1.  A cache may be bf16 where the new tokens are f32: rows are rounded when they are stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def need_cache(cache: TensorType, x: TensorType) -> None:
         need(kind.rank == 4, f"{label} must be [B, heads, T, D], got {kind}")
     same = (cache.shape[0], cache.shape[3]) == (x.shape[0], x.shape[3])
     need(same, f"the cache {cache} and tokens {x} must have the same B and D")
-    need(cache.dtype is x.dtype and x.dtype.is_float, f"the cache {cache} and tokens {x} must have one float type")
+    fits = cache.dtype is x.dtype or (x.dtype, cache.dtype) == (DType.f32, DType.bf16)
+    need(fits and x.dtype.is_float, f"the cache {cache} must have the float type of the tokens {x}, or bf16 for f32")
 
 
 @register
@@ -39,6 +40,8 @@ class CacheAppend(Op):
     samples = (
         ({}, ("f32[2,3,5,4]", "f32[2,3,1,4]", "i32[1]")),
         ({}, ("f32[2,2,9,16]", "f32[2,2,4,16]", "i32[4]")),
+        ({}, ("bf16[2,3,5,4]", "f32[2,3,1,4]", "i32[1]")),
+        ({}, ("bf16[1,2,6,4]", "bf16[1,2,2,4]", "i32[2]")),
     )
 
     def infer(self, *operands: TensorType) -> Types:
@@ -77,6 +80,8 @@ class AttentionCached(Op):
     samples = (
         ({"scale": 0.5}, ("f32[2,3,1,4]", "f32[2,3,5,4]", "f32[2,3,5,4]", "i32[1]")),
         ({"scale": 0.25, "merged": True}, ("f32[2,4,3,16]", "f32[2,2,7,16]", "f32[2,2,7,16]", "i32[3]")),
+        ({"scale": 0.5}, ("f32[2,3,1,4]", "bf16[2,3,5,4]", "bf16[2,3,5,4]", "i32[1]")),
+        ({"scale": 0.25, "merged": True}, ("bf16[1,4,3,16]", "bf16[1,2,7,16]", "bf16[1,2,7,16]", "i32[3]")),
     )
 
     def infer(self, *operands: TensorType) -> Types:

@@ -235,7 +235,7 @@ class CausalMask(Elementwise):
 
 @register
 class Cast(Elementwise):
-    """x in another float type, rounded to nearest even."""
+    """x in a float type, rounded to nearest even."""
 
     name = "cast"
     dtype: DType = DType.f32
@@ -247,7 +247,7 @@ class Cast(Elementwise):
 
     def infer(self, *operands: TensorType) -> Types:
         need_count(operands, 1)
-        need(operands[0].dtype.is_float and self.dtype.is_float, f"casts floats, not {operands[0]} to {self.dtype}")
+        need(self.dtype.is_float, f"casts to floats, not to {self.dtype}")
         return (TensorType.of(self.dtype, operands[0].shape),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from gptc.ir.build import Builder
     from gptc.ir.graph import Value
 
+FEW_ROWS = 4
+"""Most rows of a product that reads its right factor as it lies: to pack it for so few costs more than it saves."""
+
 
 def matmul_type(a: TensorType, b: TensorType, trans_a: bool, trans_b: bool) -> TensorType:
     """Type of op(a) op(b): a [.., M, K] (or [.., K, M]), b likewise with the same leading axes, or rank 2.
 
-    Narrow operands give an f32 product, as it is accumulated; rounding it is a cast of its own.
+    Narrow operands give an f32 product, as it is accumulated; rounding it is a cast of its own.  A few rows of f32
+    may meet a b in i8, whose scales are applied afterwards.
     """
     need(a.rank >= 2 and b.rank >= 2, f"needs matrices, got {a} and {b}")
     m, k = (a.shape[-1], a.shape[-2]) if trans_a else (a.shape[-2], a.shape[-1])
@@ -30,7 +34,11 @@ def matmul_type(a: TensorType, b: TensorType, trans_a: bool, trans_b: bool) -> T
     need(
         a.rank == 2 or b.rank > 2 or not trans_a, f"a batch of transposed matrices needs a batch on the right: {a}, {b}"
     )
-    need(a.dtype == b.dtype and a.dtype.is_float, f"needs operands of one float type, got {a} and {b}")
+    if b.dtype is DType.i8 and a.dtype is DType.f32:
+        few = a.count <= FEW_ROWS * k and trans_b and not trans_a
+        need(few, f"only up to {FEW_ROWS} rows are multiplied by a transposed matrix in i8, got {a} and {b}")
+    else:
+        need(a.dtype == b.dtype and a.dtype.is_float, f"needs operands of one float type, got {a} and {b}")
     return TensorType.of(DType.f64 if a.dtype is DType.f64 else DType.f32, (*a.shape[:-2], m, n))
 
 

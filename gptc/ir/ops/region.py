@@ -178,6 +178,10 @@ class Gemm(Region):
             {"body": body("acc", "h y", "h = 2 * acc\ny = gelu(h)"), "dtypes": ("f32", "f32"), "trans_a": True},
             ("f32[20,9]", "f32[20,17]"),
         ),
+        (
+            {"body": body("acc s", "y", "y = acc * s"), "dtypes": ("f32",), "trans_b": True},
+            ("f32[2,1,7]", "i8[5,7]", "f32[5]"),
+        ),
     )
 
     @property
