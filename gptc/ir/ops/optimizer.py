@@ -169,10 +169,11 @@ class Sgd(Rule):
     )
 
     def body(self) -> Body:
+        grad = "scale * g + decay * p" if self.weight_decay else "scale * g"
         if self.momentum:
-            text = "m2 = momentum * m + (scale * g + decay * p)\np2 = p - lr * m2"
+            text = f"m2 = momentum * m + ({grad})\np2 = p - lr * m2"
             return body("p g m lr scale", "p2 m2", text, momentum=self.momentum, decay=self.weight_decay)
-        return body("p g lr scale", "p2", "p2 = p - lr * (scale * g + decay * p)", decay=self.weight_decay)
+        return body("p g lr scale", "p2", f"p2 = p - lr * ({grad})", decay=self.weight_decay)
 
 
 @register
@@ -188,13 +189,15 @@ class Lion(Rule):
     weight_decay: float = 0.0
 
     def body(self) -> Body:
+        change = "(sign(mix) + decay * p)" if self.weight_decay else "sign(mix)"
         return body(
             "p g m lr scale",
             "p2 m2",
-            """
+            f"""
             grad = scale * g
+            mix  = beta1 * m + keep1 * grad
             m2   = beta2 * m + keep2 * grad
-            p2   = p - lr * (sign(beta1 * m + keep1 * grad) + decay * p)
+            p2   = p - lr * {change}
             """,
             beta1=self.beta1, keep1=1 - self.beta1, beta2=self.beta2, keep2=1 - self.beta2, decay=self.weight_decay,
         )  # fmt: skip
