@@ -64,7 +64,9 @@ class Saver:
     ) -> None:
         self._model, self._history, self._settings = model, history, settings
         self.every, self._report = every, report
-        self._snapshot: Snapshot | None = None
+        self._snapshot = Snapshot(model) if every else None
+        if self._snapshot:
+            self._snapshot.take(model)  # the first touch of memory takes seconds: now, not between two steps
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Saved] | None = None
         self._troubles: list[Trouble] = []
@@ -81,8 +83,12 @@ class Saver:
         """Copy the model after `step` updates and begin to write; returns as soon as training may change it."""
         began = time.perf_counter()
         self.finish()
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self._model)
+        try:
+            self._snapshot = self._snapshot or Snapshot(self._model)
+        except MemoryError as error:
+            self._report(Trouble(step, f"checkpoint of step {step}: no memory for a copy: {error}", lost=True))
+            self.failed = True
+            return
         self._snapshot.take(self._model)
         blocked = time.perf_counter() - began
         moment = Moment(step, self._settings, progress)

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from numpy.typing import NDArray
 
 from gptc.runtime.manifest import Tensor
 from gptc.runtime.model import Model
 
 ACCUMULATOR = ".grad"
 """Ends the name of a sum of gradients, which the first micro-step of every step begins anew."""
-COPIERS = 2
-"""Threads that copy: one alone does not fill the memory bus."""
 
 
 class Snapshot:
     """Parameters (their valid regions) and the optimizer's state, in memory of its own that every `take` fills anew.
 
-    It needs as many bytes as they do, once, for as long as it is kept.
+    It needs as many bytes as they do, once, for as long as it is kept.  Raises MemoryError where they cannot be had.
     """
 
     def __init__(self, model: Model) -> None:
-        manifest = model.artefact.manifest
-        self.weights = {p.name: np.empty(p.valid, p.numpy_dtype) for p in manifest.params}
+        self.weights = {p.name: np.empty(p.valid, p.numpy_dtype) for p in model.artefact.manifest.params}
         self.state = {t.name: np.empty(t.shape, t.numpy_dtype) for t in lasting_state(model)}
 
     def take(self, model: Model) -> None:
         """Copy the model as it is now."""
-        with ThreadPoolExecutor(COPIERS) as pool:
-            for _ in pool.map(lambda pair: np.copyto(*pair), self._pairs(model)):
-                pass
-
-    def _pairs(self, model: Model) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
         for param in model.artefact.manifest.params:
-            yield self.weights[param.name], np.asarray(model.valid(param))
+            self.weights[param.name][...] = model.valid(param)
         for name, copy in self.state.items():
-            yield copy, np.asarray(model[name])
+            copy[...] = model[name]
 
     @property
     def nbytes(self) -> int:
