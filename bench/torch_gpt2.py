@@ -1,6 +1,7 @@
-"""The peer: one GPT-2 training step in PyTorch, float32 on the CPU.
+"""The peer: GPT-2 training steps in PyTorch, float32 on the CPU or bfloat16 on a GPU.
 
     python bench/torch_gpt2.py --batch 4 --seq 64 --repeats 7
+    python bench/torch_gpt2.py --batch 64 --seq 1024 --device cuda --compile
 
 Prints one JSON object: the times of the repeats in ms, and the peak memory in bytes.  Needs only torch.
 """
@@ -11,37 +12,51 @@ import argparse
 import json
 import resource
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-V, T_MAX, LAYERS, HEADS, C = 50304, 1024, 12, 12, 768
+V, T_MAX = 50304, 1024
+
+
+@dataclass(frozen=True)
+class Size:
+    """Layers, heads and width of a GPT-2."""
+
+    layers: int
+    heads: int
+    width: int
+
+
+SIZES = {"gpt2-124m": Size(12, 12, 768), "gpt2-1558m": Size(48, 25, 1600)}
 
 
 class Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
-        self.qkv, self.proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
-        self.fc, self.fc_proj = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+        width, self.heads = size.width, size.heads
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc, self.fc_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, t, _ = x.shape
-        q, k, v = self.qkv(self.ln_1(x)).view(b, t, 3, HEADS, C // HEADS).permute(2, 0, 3, 1, 4)
+        b, t, c = x.shape
+        q, k, v = self.qkv(self.ln_1(x)).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.proj(y.transpose(1, 2).reshape(b, t, C))
+        x = x + self.proj(y.transpose(1, 2).reshape(b, t, c))
         return x + self.fc_proj(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
 
 
 class GPT2(nn.Module):
-    """124M parameters, tied head, vocabulary padded to a multiple of 128 as gptc pads it."""
+    """Tied head, vocabulary padded to a multiple of 128 as gptc pads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(V, C), nn.Embedding(T_MAX, C)
-        self.h = nn.Sequential(*(Block() for _ in range(LAYERS)))
-        self.ln_f = nn.LayerNorm(C)
+        self.wte, self.wpe = nn.Embedding(V, size.width), nn.Embedding(T_MAX, size.width)
+        self.h = nn.Sequential(*(Block(size) for _ in range(size.layers)))
+        self.ln_f = nn.LayerNorm(size.width)
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.normal_(p, std=0.02)
@@ -52,27 +67,50 @@ class GPT2(nn.Module):
         return F.cross_entropy(logits.view(-1, V), targets.reshape(-1))
 
 
+class Trainer:
+    """A model with its optimizer: AdamW, the gradient clipped to 1.  On a GPU products are bfloat16."""
+
+    def __init__(self, size: Size, device: str, compiled: bool, lr: float = 1e-4) -> None:
+        self.device = device
+        self.model = GPT2(size).to(device)
+        self.run = torch.compile(self.model) if compiled else self.model
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        others = [p for p in self.model.parameters() if p.dim() == 1]
+        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+    def step(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """One update; the loss before it."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            loss = self.run(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=SIZES, default="gpt2-124m")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="through torch.compile")
     options = parser.parse_args()
     torch.manual_seed(42)
-    model = GPT2()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    data = torch.randint(0, 50257, (options.batch, options.seq + 1))
+    trainer = Trainer(SIZES[options.model], options.device, options.compile)
+    data = torch.randint(0, 50257, (options.batch, options.seq + 1)).to(options.device)
     times: list[float] = []
     for _ in range(options.repeats + 2):  # two to warm up
         began = time.perf_counter()
-        loss = model(data[:, :-1], data[:, 1:])
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss = trainer.step(data[:, :-1], data[:, 1:]).item()  # which awaits the device
         times.append(1e3 * (time.perf_counter() - began))
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"repeats": times[2:], "loss": loss.item(), "peak_rss": peak, "torch": torch.__version__}))
+    device = torch.cuda.max_memory_allocated() if options.device == "cuda" else 0
+    print(json.dumps({"repeats": times[2:], "loss": loss, "peak_rss": peak, "peak_device": device,
+                      "torch": torch.__version__}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -130,6 +130,16 @@ def plan(request: Request) -> Planned:
     return Planned(done.model, options, planned, memory, done.timings, remarks)
 
 
+def largest_batch(request: Request, room: int) -> int:
+    """The most sequences, fewer than the request's, that fit into `room` bytes; 0 where not even one does."""
+    low, high = 0, plan(request).options.batch
+    while high - low > 1:
+        middle = (low + high) // 2
+        need = sum(plan(replace(request, batch=middle)).memory.segments.values())
+        low, high = (middle, high) if need <= room else (low, middle)
+    return low
+
+
 def _scratch(options: Options) -> Callable[[Node], int]:
     """How many bytes a node's kernel needs while it runs.  Those for a CPU have buffers of each thread instead."""
     from gptc.codegen.select import select

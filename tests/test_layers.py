@@ -26,7 +26,8 @@ ONLY_IN = {
     ),
     "typer": ("gptc/cli/",),
     "rich": ("gptc/cli/",),
-    "pycuda": ("gptc/runtime/cuda.py",),
+    "pycuda": ("gptc/runtime/device.py",),
+    "cuda": ("gptc/runtime/device.py", "gptc/resources.py"),
     "mpi4py": ("gptc/runtime/dist.py",),
 }
 SOURCES = sorted((ROOT / "gptc").rglob("*.py"))

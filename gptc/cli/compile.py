@@ -30,7 +30,7 @@ def compile_(
     options = replace(job.request.options, sanitize=sanitize)
     job = replace(job, request=replace(job.request, options=options))
     start = time.perf_counter()
-    compiled, built = compile_and_build(job, output, build)
+    compiled, built = compile_and_build(job, output, build, runs=False)
     took = time.perf_counter() - start
     _print(output, compiled, built)
     output.line(f"{'found in the cache' if compiled.cached else 'done'} in {seconds(took)}: {compiled.artefact.folder}")
@@ -39,13 +39,20 @@ def compile_(
     output.result(compiled.summary | where | library)
 
 
-def compile_and_build(job: Job, output: Output, build: bool = True) -> tuple[Compiled, Built | None]:
-    """Run the compiler, then the C compiler, with progress."""
+def compile_and_build(job: Job, output: Output, build: bool = True, runs: bool = True) -> tuple[Compiled, Built | None]:
+    """Run the compiler, then the C compiler, with progress.
+
+    What is to run here must fit into the GPU's memory: that is told in between.
+    """
     from gptc.cli.output import Ticker
     from gptc.compiler import build_model, compile_model
 
     with Ticker(output, "compiling"):
         compiled = compile_model(job.request, job.out)
+    if job.chosen:
+        output.line(job.chosen)
+    if runs and compiled.artefact.manifest.target == "cuda":
+        _check_memory(job, compiled, output)
     if not build:
         return compiled, None
     start = time.perf_counter()
@@ -53,6 +60,24 @@ def compile_and_build(job: Job, output: Output, build: bool = True) -> tuple[Com
         built = build_model(compiled, progress=ticker)
     compiled.summary["seconds"]["build"] = time.perf_counter() - start
     return compiled, built
+
+
+def _check_memory(job: Job, compiled: Compiled, output: Output) -> None:
+    """Refuse what the GPU cannot hold, with the largest batch that it can."""
+    from gptc.cli.output import Ticker
+    from gptc.compiler import largest_batch
+    from gptc.errors import InputError
+    from gptc.runtime.device import this_gpu
+
+    manifest, gpu = compiled.artefact.manifest, this_gpu()
+    need = sum(manifest.segments.values())
+    if need <= gpu.free:
+        return
+    with Ticker(output, "looking for a batch that fits"):
+        batch = largest_batch(job.request, gpu.free)
+    hint = f"--batch {batch} is the largest that fits" if batch else "not even --batch 1 fits; choose a smaller --seq"
+    sizes = f"needs {need / 2**30:,.1f} GiB; {gpu.free / 2**30:,.1f} of {gpu.name}'s {gpu.total / 2**30:,.1f} are free"
+    raise InputError.of(f"{manifest.model} with B {manifest.dims['B']} {sizes}", None, f"{hint}, or --remat block")
 
 
 def _print(output: Output, compiled: Compiled, built: Built | None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptc.cli.flags import Json
+
+if TYPE_CHECKING:
+    from gptc.errors import GptcError
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def doctor(
     from gptc.cli.output import Output
 
     output = Output(json)
-    findings = [_python(), _compiler(compiler, march), _openmp(compiler), _cache(), _tokenizer()]
+    findings = [_python(), _compiler(compiler, march), _openmp(compiler), _cache(), _tokenizer(), _nvcc(), _gpu()]
     marks = {True: "ok", False: "missing"}
     rows = [(f.what, marks[f.ok] if f.needed or f.ok else "not here", f.detail) for f in findings]
     output.table("", ("", "", ""), rows)
@@ -61,9 +64,7 @@ def _compiler(compiler: str, march: str) -> Finding:
     try:
         target = describe(compiler, march)
     except GptcError as error:
-        return Finding(
-            "C compiler", False, "; ".join(d.message + (f" ({d.hint})" if d.hint else "") for d in error.diagnostics)
-        )
+        return Finding("C compiler", False, _told(error))
     return Finding("C compiler", True, str(target))
 
 
@@ -110,3 +111,31 @@ def _tokenizer() -> Finding:
     found = folder.is_dir() and any(folder.iterdir())
     detail = f"vocabulary in {folder}" if found else f"no vocabulary in {folder}: it is fetched on first use"
     return Finding("tokenizer gpt2", found, detail, needed=False)
+
+
+def _nvcc() -> Finding:
+    """The CUDA compiler, and what it would be asked for."""
+    from gptc.codegen.target import describe_cuda
+    from gptc.errors import GptcError
+
+    try:
+        target = describe_cuda("nvcc", "native")
+    except GptcError as error:
+        return Finding("CUDA compiler", False, _told(error), needed=False)
+    return Finding("CUDA compiler", True, f"{target.compiler}, for {target.march}", needed=False)
+
+
+def _gpu() -> Finding:
+    from gptc.errors import GptcError
+    from gptc.runtime.device import this_gpu
+
+    try:
+        gpu = this_gpu()
+    except GptcError as error:
+        return Finding("GPU", False, _told(error), needed=False)
+    memory = f"{gpu.free / 2**30:,.1f} of {gpu.total / 2**30:,.1f} GiB free"
+    return Finding("GPU", True, f"{gpu.name}, sm_{gpu.capability}, {memory}", needed=False)
+
+
+def _told(error: GptcError) -> str:
+    return "; ".join(d.message + (f" ({d.hint})" if d.hint else "") for d in error.diagnostics)

@@ -24,6 +24,9 @@ TokenizerName = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to use (default: all); results are the same.")
 ]
+Plain = Annotated[
+    bool, typer.Option("--plain-launches", help="On a GPU, launch and await kernels one by one, to find faults.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the random numbers.")]
 Program = Annotated[str | None, typer.Option("--program", help="step, evaluate, logits, ... (default: all).")]
 
@@ -64,7 +67,8 @@ COMPILE: dict[str, tuple[Any, Any]] = {
     "micro_steps": _option(int | None, "--micro-steps", "Micro-steps in a step (default: the model's).", min=1),
     "overrides": _option(list[str] | None, "--set", "Override a value of the model, as train.lr=3e-4.",
                          metavar="KEY=VALUE"),
-    "target": _option(str, "--target", "c: C11 and OpenMP; cuda: CUDA C++.", "c", parser=choice("c", "cuda")),
+    "target": _option(str, "--target", "c: C11 and OpenMP; cuda: CUDA C++; auto: cuda where it can run, else c.", "c",
+                      parser=choice("c", "cuda", "auto")),
     "march": _option(str, "--march", "Instruction set, as the compiler spells it.", "native"),
     "compiler": _option(str, "--compiler", "C compiler.", "cc", envvar="CC"),
     "precision": _option(str, "--precision", "Of products; inference also keeps weights in it, int8 only there.", "f32",
@@ -90,6 +94,8 @@ class Job:
 
     request: Request
     out: Path
+    chosen: str = ""
+    """Why this target, where that was left to gptc."""
 
 
 def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -127,13 +133,29 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
     from gptc.compiler import Request
     from gptc.options import Options
 
+    target, chosen = _auto() if flags["target"] == "auto" else (flags["target"], "")
     options = Options(
-        target=flags["target"], mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
+        target=target, mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
         fuse=not flags["no_fuse"], remat=flags["remat"], plan=flags["plan"], tune=not flags["no_tune"],
         march=flags["march"], compiler=flags["compiler"],
     )  # fmt: skip
     sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
-    return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"])
+    return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"], chosen)
+
+
+def _auto() -> tuple[str, str]:
+    """The target that can run here, and why."""
+    from gptc.errors import ToolMissing
+    from gptc.resources import find_nvcc
+    from gptc.runtime.device import this_gpu
+
+    try:
+        gpu = this_gpu()
+    except ToolMissing as error:
+        return "c", f"target c: {error.diagnostics[0].message}"
+    if find_nvcc("nvcc") is None:
+        return "c", f"target c: there is a GPU ({gpu.name}), but no CUDA compiler"
+    return "cuda", f"target cuda: {gpu.name}, sm_{gpu.capability}, {gpu.free / 2**30:,.1f} GiB free"
 
 
 def _model_file(model: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptc.cli.flags import Data, Job, Json, Seed, Threads, TokenizerName, compiles
+from gptc.cli.flags import Data, Job, Json, Plain, Seed, Threads, TokenizerName, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
@@ -52,7 +52,7 @@ def train(
     lr: Rate = None, val_every: ValEvery = 50, val_batches: ValBatches = 20, run: Folder = None,
     weights: Weights = None, save_every: SaveEvery = 0, keep_last: KeepLast = 3, keep_every: KeepEvery = 0,
     resume: Resume = None, allow_change: AllowChange = "", ranks: Ranks = None, threads: Threads = None,
-    seed: Seed = None, json: Json = False,
+    plain: Plain = False, seed: Seed = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Train a model and save its weights.  SIGINT and SIGTERM end it with a checkpoint."""
     from gptc.cli.compile import compile_and_build
@@ -82,7 +82,8 @@ def train(
             dims, codec = manifest.dims, tokenizer or manifest.tokenizer
             shape = dims["B"], dims["T"], dims["V"]
             corpus = open_data(data, codec, *shape, val=val_data, rank=rank, world=size)
-            model = load_model(compiled.artefact, built.library, threads or (threads_of(size) if size > 1 else None))
+            counted = threads or (threads_of(size) if size > 1 else None)
+            model = load_model(compiled.artefact, built.library, counted, plain)
             schedule_of(model, settings)  # a rate that cannot be is told before anything is written
             _make(folder)
         if world is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from functools import cache
 from gptc.codegen.instructions import INSTRUCTION_SETS, InstructionSet, choose, features
 from gptc.errors import Diagnostic, InputError, ToolMissing, did_you_mean
 from gptc.options import Options
+from gptc.resources import find_nvcc
 
 FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 """Flags that decide what kernels compute or whether their loops become vector code.
@@ -87,15 +87,16 @@ def target_for(options: Options) -> Target:
 
 @cache
 def describe_cuda(compiler: str, march: str) -> Target:
-    """Ask nvcc once whether it knows the architecture `march`, such as sm_90a."""
-    if shutil.which(compiler) is None:
+    """Ask nvcc once whether it knows the architecture `march`, such as sm_90a; `native` is that of the GPU here."""
+    nvcc = find_nvcc(compiler)
+    if nvcc is None:
         hint = "install NVIDIA's CUDA toolkit, or name its compiler with the variable NVCC"
         raise ToolMissing.of(f"no CUDA compiler: {compiler!r} was not found", None, hint)
-    known = _output([compiler, "--list-gpu-code"])
+    known = _output([nvcc, "--list-gpu-code"])
     if known is None:
         raise ToolMissing.of(f"{compiler!r} is no working CUDA compiler", None, "install NVIDIA's CUDA toolkit")
-    arch = _device(compiler) if march == "native" else march
-    if not _compiles_for(compiler, arch):
+    arch = _device(nvcc) if march == "native" else march
+    if not _compiles_for(nvcc, arch):
         raise InputError.of(f"{compiler} knows no architecture {march!r}", None, f"it knows {', '.join(known.split())}")
     shared = CUDA_SHARED.get(arch.rstrip("af"), CUDA_SHARED_LEAST)
     return Target("cuda", compiler, arch, (*CUDA_FLAGS, _code(arch)), True, suffix="cu", shared=shared)

@@ -1,41 +1,49 @@
-"""Run a CUDA artefact: its library through ctypes, its memory on the device through pycuda.
+"""Run a CUDA artefact: its library through ctypes, its memory on the GPU.
 
-The library queues kernels on one stream of the primary context; `run` returns when they have ended.  The four
-segments are one allocation each, zero at the start.  The only importer of pycuda.
+The library queues kernels on one stream; `run` returns when they have ended.  A program is queued kernel by kernel
+the first time, recorded the second, and from then on launched as one graph.  The four segments are one allocation
+each, zero at the start.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import importlib
+import json
+import re
 from collections.abc import Callable
-from functools import cache
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import InputError, InternalError, ToolMissing
+from gptc.errors import GptcError, InputError, InternalError, StorageError, ToolMissing
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cpu import AFTER, SMALLER, Memory, symbol
+from gptc.runtime.device import Gpu, Graph, Staging, driver, this_gpu
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
 FAILURE_BYTES = 256
 """Of `gptc_failure` in the library."""
+LOST = ("ECC", "unavailable", "lost", "disconnected")
+"""Words of errors that are no kernel's fault."""
+HEADER_LINES = 6
 
 
 class DeviceTensor:
     """A tensor on the device.  Reading copies it to the host, assigning to a part copies it back."""
 
-    def __init__(self, driver: Any, address: int, tensor: Tensor) -> None:
-        self._driver, self._address = driver, address
+    def __init__(self, address: int, tensor: Tensor, stream: Any) -> None:
+        self._address, self._stream = address, stream
+        self._staged = tensor.segment == "io"
+        self._staging: Staging | None = None
         self.shape, self.dtype = tensor.shape, tensor.numpy_dtype
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         host = np.empty(self.shape, self.dtype)
-        self._driver.memcpy_dtoh(host, self._address)
+        driver().memcpy_dtoh(host, self._address)
         return host if dtype is None else host.astype(dtype)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
@@ -44,9 +52,13 @@ class DeviceTensor:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         whole = index is Ellipsis
+        if whole and self._staged:
+            self._staging = self._staging or Staging(self.shape, self.dtype)
+            self._staging.write(self._address, value, self._stream)
+            return
         host = np.empty(self.shape, self.dtype) if whole else np.asarray(self)
         host[index] = value
-        self._driver.memcpy_htod(self._address, host)
+        driver().memcpy_htod(self._address, host)
 
     def __float__(self) -> float:
         return float(np.asarray(self))
@@ -69,17 +81,20 @@ class Part:
 
 
 class CudaModel:
-    """A loaded artefact with memory of its own on the first device.  Not for use from two threads at once."""
+    """A loaded artefact with memory of its own on the first device.  Not for use from two threads at once.
 
-    def __init__(self, artefact: Artefact, library: Path) -> None:
+    With `plain`, kernels are awaited one by one, so that a failure names its kernel: for finding faults.
+    """
+
+    def __init__(self, artefact: Artefact, library: Path, plain: bool = False) -> None:
         if artefact.manifest.target != "cuda":
             raise InputError.of(f"{artefact.folder.name} is for target {artefact.manifest.target!r}, not 'cuda'")
-        self.artefact = artefact
-        self._driver = _driver()
+        self.artefact, self._plain = artefact, plain
+        self._driver = driver()
+        check_gpu(artefact, this_gpu())
         self._library = _load(library)
         self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
         self._failure = (ctypes.c_char * FAILURE_BYTES).in_dll(self._library, "gptc_failure")
-        _check_memory(artefact, self._driver)
         sizes = artefact.manifest.segments
         self._segments = {name: self._driver.mem_alloc(max(1, sizes[name])) for name in SEGMENTS}
         for name in SEGMENTS:
@@ -91,9 +106,12 @@ class CudaModel:
         self._masters = artefact.manifest.masters
         self._stale = False
         """Whether copies of parameters may be older than the parameters."""
+        self._graphs: dict[str, Graph | None] = {}
+        """Programs that have run: None until they are recorded."""
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
         self._raised: BaseException | None = None
+        self._running = ""
         self._trampoline = AFTER(self._call_hook)
 
     def __getitem__(self, name: str) -> DeviceTensor:
@@ -119,12 +137,16 @@ class CudaModel:
 
         Parameters that were handed out may have been written since: then their copies are made anew first.
         """
-        function = self._programs[self.artefact.program(program).name]
+        program = self.artefact.program(program).name
         if self._stale:
             self._stale, self._after.value = False, None
-            self._programs["refresh"](ctypes.byref(self._memory))
-        self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value if self._hook else None
-        function(ctypes.byref(self._memory))
+            self._queue("refresh")
+        if self._hook or self._plain:
+            self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value
+            self._queue(program)
+        else:
+            self._after.value = None
+            self._launch(program)
         if raised := self._raised:
             self._raised = None
             raise raised
@@ -134,47 +156,80 @@ class CudaModel:
         """Call `hook(n)` when kernel call n of a program has ended, in each that runs from now on; None ends it."""
         self._hook = hook
 
-    def _synchronise(self, where: str) -> None:
+    def time_calls(self, program: str) -> list[float]:
+        """Milliseconds of each kernel call of one run, from events between them."""
+        events = [self._driver.Event()]
+
+        def record(call: int) -> None:
+            events.append(self._driver.Event().record(self._stream))
+
+        trampoline = AFTER(record)
+        self._after.value = ctypes.cast(trampoline, ctypes.c_void_p).value
+        events[0].record(self._stream)
+        self._queue(program)
+        self._after.value = None
+        self._synchronise(program)
+        return [float(before.time_till(after)) for before, after in pairwise(events)]
+
+    def _queue(self, program: str) -> None:
+        self._running = program
+        self._programs[program](ctypes.byref(self._memory))
+
+    def _launch(self, program: str) -> None:
+        """Kernel by kernel the first time, when launchers get their memory; then as a graph."""
+        if program not in self._graphs:
+            self._graphs[program] = None
+            self._queue(program)
+            return
+        graph = self._graphs[program] or Graph(self._stream, partial(self._queue, program))
+        self._graphs[program] = graph
+        graph.launch()
+
+    def _synchronise(self, where: str, kernel: str = "") -> None:
         try:
             self._stream.synchronize()
         except self._driver.Error as error:
-            raise InternalError.of(f"{where} failed on the device: {error}") from None
+            raise self._device_error(where, kernel, error) from None
         if failure := self._failure.value.decode(errors="replace"):
-            raise InternalError.of(f"{where}: cannot launch {failure}")
+            kernel = failure.split(":")[0]
+            raise InternalError.of(f"{where}: cannot launch {failure}", None, None, *self._about(kernel))
+
+    def _device_error(self, where: str, kernel: str, error: Exception) -> GptcError:
+        hint: str | None = "look at `nvidia-smi`; --resume auto goes on from the last checkpoint"
+        if any(word in str(error) for word in LOST):
+            return StorageError.of(f"the GPU was lost during {where}: {error}", None, hint)
+        hint = None if kernel else "run it again with --plain-launches, which tells the kernel"
+        return InternalError.of(f"{where} failed on the device: {error}", None, hint, *self._about(kernel))
+
+    def _about(self, kernel: str) -> list[str]:
+        """The ops of a kernel and their lines in the model file, as its source tells them."""
+        source = self.artefact.folder / "kernels" / f"{kernel}.cu"
+        lines = source.read_text(encoding="utf-8").splitlines() if kernel and source.is_file() else []
+        return [line[2:].strip() for line in lines[:HEADER_LINES] if line.startswith("//")]
+
+    def _kernel(self, call: int) -> str:
+        """The kernel of a call of the program that runs."""
+        plan = json.loads((self.artefact.folder / "plan.json").read_text(encoding="utf-8"))
+        calls: list[Any] = next((p["kernels"] for p in plan["programs"] if p["name"] == self._running), [])
+        return str(calls[call]["kernel"]) if call < len(calls) else ""
 
     def _call_hook(self, call: int) -> None:
         # An exception cannot cross the C frames: it is kept for `run`, and the hook rests until then.
-        if self._hook is None or self._raised is not None:
+        if self._raised is not None:
             return
         try:
-            self._synchronise(f"kernel call {call}")
-            self._hook(call)
+            try:
+                self._stream.synchronize()
+            except self._driver.Error:
+                kernel = self._kernel(call)
+                self._synchronise(f"kernel call {call} of {self._running}, {kernel},", kernel)
+            if self._hook:
+                self._hook(call)
         except BaseException as error:
             self._raised = error
 
     def _view(self, tensor: Tensor) -> DeviceTensor:
-        return DeviceTensor(self._driver, int(self._segments[tensor.segment]) + tensor.offset, tensor)
-
-
-@cache
-def _driver() -> Any:
-    """pycuda's driver module, with the primary context of the first device current until the process ends."""
-    try:
-        driver = importlib.import_module("pycuda.driver")
-    except ImportError as error:
-        hint = "install pycuda; it needs NVIDIA's driver (libcuda.so.1) to load"
-        raise ToolMissing.of(f"cannot load pycuda: {error}", None, hint) from None
-    try:
-        driver.init()
-        count = driver.Device.count()
-    except driver.Error as error:
-        raise ToolMissing.of(f"NVIDIA's driver does not start: {error}", None, "does `nvidia-smi` work?") from None
-    if count == 0:
-        raise ToolMissing.of("no CUDA device", None, "compile the model with --target c")
-    context = driver.Device(0).retain_primary_context()
-    context.push()
-    atexit.register(context.pop)
-    return driver
+        return DeviceTensor(int(self._segments[tensor.segment]) + tensor.offset, tensor, self._stream)
 
 
 def _load(library: Path) -> ctypes.CDLL:
@@ -184,10 +239,13 @@ def _load(library: Path) -> ctypes.CDLL:
         raise ToolMissing.of(f"cannot load {library.name}: {error}") from None
 
 
-def _check_memory(artefact: Artefact, driver: Any) -> None:
-    """Refuse what the device cannot hold, before anything is allocated."""
+def check_gpu(artefact: Artefact, gpu: Gpu) -> None:
+    """Refuse what the device cannot run or hold, before anything is allocated."""
+    found = re.search(r"code=\[(sm_(\d+)a?)", " ".join(artefact.manifest.build.flags))
+    if found and (gpu.capability != int(found[2]) if found[1].endswith("a") else gpu.capability < int(found[2])):
+        message = f"compiled for {found[1]}; this GPU, {gpu.name}, is sm_{gpu.capability}"
+        raise InputError.of(message, None, "compile it again with --march native, or for an older one (sm_80 at least)")
     need = sum(artefact.manifest.segments.values())
-    free, _ = driver.mem_get_info()
-    if need > free:
-        sizes = f"needs {need / 2**30:,.1f} GiB of device memory; {free / 2**30:,.1f} are free"
+    if need > gpu.free:
+        sizes = f"needs {need / 2**30:,.1f} GiB of device memory; {gpu.free / 2**30:,.1f} are free"
         raise InputError.of(f"{artefact.manifest.model} {sizes}", None, SMALLER)

@@ -11,10 +11,13 @@ from gptc.runtime.cuda import CudaModel
 Model = CpuModel | CudaModel
 
 
-def load_model(artefact: Artefact, library: Path, threads: int | None = None) -> Model:
-    """The artefact with memory of its own, on the machine that its target says.  `threads` is for the CPU's."""
+def load_model(artefact: Artefact, library: Path, threads: int | None = None, plain: bool = False) -> Model:
+    """The artefact with memory of its own, on the machine that its target says.
+
+    `threads` is for the CPU's; with `plain` a GPU launches and awaits kernels one by one.
+    """
     if artefact.manifest.target == "cuda":
-        return CudaModel(artefact, library)
+        return CudaModel(artefact, library, plain)
     model = CpuModel(artefact, library)
     if threads:
         model.set_threads(threads)

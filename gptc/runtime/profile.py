@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, NumericsError
 from gptc.runtime.artefact import Artefact
-from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
+from gptc.runtime.model import Model
 
 FEWEST = 3
 """Repeats below which a median and a spread say nothing."""
@@ -93,7 +93,7 @@ def calls_of(artefact: Artefact) -> dict[str, tuple[Call, ...]]:
 class TrainingStep:
     """A step of a model that trains, ready to be repeated on one random batch."""
 
-    def __init__(self, model: CpuModel) -> None:
+    def __init__(self, model: Model) -> None:
         manifest = model.artefact.manifest
         if manifest.train is None:
             raise InputError.of(f"{manifest.model} was compiled for inference", None, "compile it for training")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import ToolMissing
+from gptc.resources import find_nvcc
 from gptc.runtime.cache import Cache
 from gptc.runtime.hashing import content_hash
 
@@ -61,10 +61,10 @@ def find_compiler(chosen: str | None, emitted_for: str, cache: Cache) -> Compile
         words = shlex.split(command)
     except ValueError:
         words = []
-    path = shutil.which(words[0]) if words else None
+    path = find_nvcc(words[0]) if words else None
     if path is None:
         raise ToolMissing.of(f"no C compiler: {command!r} was not found", None, HINT)
-    binaries = [found for word in words if (found := shutil.which(word))]  # `ccache gcc` is two
+    binaries = [found for word in words if (found := find_nvcc(word))]  # `ccache gcc` is two
     known = content_hash("compiler", words, [_binary_identity(binary) for binary in binaries])
     argv = (path, *words[1:])
     entry = cache.get(known) or cache.put(known, lambda folder: _store_version(argv, folder))

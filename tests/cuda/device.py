@@ -19,7 +19,7 @@ from gptc.codegen.select import select
 from gptc.codegen.target import Target, describe_cuda
 from gptc.errors import ToolMissing
 from gptc.ir.graph import Node, Value
-from gptc.runtime import cuda
+from gptc.runtime import device
 from tests.codegen.native import Array
 
 MODULES = 16
@@ -31,11 +31,10 @@ def device_arch() -> str | None:
     if importlib.util.find_spec("pycuda") is None:
         return None
     try:
-        driver = cuda._driver()
+        capability = device.this_gpu().capability
     except ToolMissing:
         return None
-    major, minor = driver.Device(0).compute_capability()
-    return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
+    return f"sm_{capability}{'a' if capability == 90 else ''}"
 
 
 ARCH = device_arch()
@@ -48,7 +47,7 @@ class DeviceKernels:
     def __init__(self, folder: Path, nodes: Sequence[Node]) -> None:
         assert ARCH
         self.target = describe_cuda("nvcc", ARCH)
-        self.driver = cuda._driver()
+        self.driver = device.driver()
         self.calls: dict[int, Call] = {}
         sources: dict[str, str] = {}
         for node in nodes:

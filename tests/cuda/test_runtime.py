@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.errors import InputError, ToolMissing
 from gptc.options import Options
-from gptc.runtime import cuda
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
-from gptc.runtime.cuda import CudaModel
+from gptc.runtime.cuda import CudaModel, check_gpu
+from gptc.runtime.device import Gpu, driver
 from gptc.runtime.init import initialise
 from gptc.runtime.model import load_model
 from tests.conftest import TINY
@@ -23,7 +24,7 @@ from tests.conftest import TINY
 
 def has_device() -> bool:
     try:
-        cuda._driver()
+        driver()
     except ToolMissing:
         return False
     return True
@@ -37,29 +38,35 @@ def test_artefact_of_another_target(tiny: Compiled) -> None:
 def test_no_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """An import that fails, for want of the package or of the driver's library, is a missing tool."""
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    cuda._driver.cache_clear()
+    driver.cache_clear()
     with pytest.raises(ToolMissing, match="cannot load pycuda") as caught:
-        cuda._driver()
+        driver()
     assert caught.value.code == 3
     assert "libcuda" in (caught.value.diagnostics[0].hint or "")
 
 
-class FakeDriver:
-    """A driver whose device has `free` bytes."""
-
-    def __init__(self, free: int) -> None:
-        self.free = free
-
-    def mem_get_info(self) -> tuple[int, int]:
-        return self.free, self.free
-
-
 def test_too_little_device_memory(tiny: Compiled) -> None:
     need = sum(tiny.artefact.manifest.segments.values())
-    cuda._check_memory(tiny.artefact, FakeDriver(need))
+    check_gpu(tiny.artefact, Gpu("a GPU", 90, need, need))
     with pytest.raises(InputError, match="GiB of device memory") as caught:
-        cuda._check_memory(tiny.artefact, FakeDriver(need - 1))
+        check_gpu(tiny.artefact, Gpu("a GPU", 90, need - 1, need))
     assert "--batch" in (caught.value.diagnostics[0].hint or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "runs"), [("sm_80", {80, 89, 90, 100}), ("sm_90", {90, 100}), ("sm_90a", {90}), ("sm_100", {100})]
+)
+def test_architecture(tiny: Compiled, code: str, runs: set[int]) -> None:
+    """Code runs on later processors, but for that of one architecture alone."""
+    build = tiny.artefact.manifest.build.model_copy(update={"flags": (f"-gencode=arch=compute_90,code=[{code},x]",)})
+    artefact = replace(tiny.artefact, manifest=tiny.artefact.manifest.model_copy(update={"build": build}))
+    for capability in (80, 89, 90, 100):
+        gpu = Gpu("a GPU", capability, 1 << 40, 1 << 40)
+        if capability in runs:
+            check_gpu(artefact, gpu)
+        else:
+            with pytest.raises(InputError, match=f"compiled for {code}; this GPU, a GPU, is sm_{capability}"):
+                check_gpu(artefact, gpu)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is None or not has_device(), reason="no CUDA device")
