@@ -139,7 +139,8 @@ def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Be
 def _about(step: TrainingStep) -> dict[str, Any]:
     manifest = step.model.artefact.manifest
     return {
-        "model": manifest.model, "target": manifest.target, "batch": step.batch, "seq": step.seq,
+        "model": manifest.model, "target": manifest.target, "instructions": manifest.build.instructions,
+        "batch": step.batch, "seq": step.seq,
         "micro_steps": manifest.micro_steps, "loss": float(step.model["loss"]),
     }  # fmt: skip
 

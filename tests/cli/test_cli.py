@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -130,6 +131,36 @@ def test_compile_reports_passes_memory_kernels_and_time(home: Path) -> None:
     assert (again["ok"], again["cached"], again["compiled_units"]) == (True, True, 0)
     assert Path(again["library"]).is_file()
     assert all(a["arena"] <= 1.05 * a["lower_bound"] for a in again["memory"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("compile", "--march", "pentium-9"), 1, "knows no instruction set 'pentium-9'"),
+        (("compile", "--march", ""), 1, "knows no instruction set ''"),
+        (("compile", "--march", "-O0 -fplugin=x.so"), 1, "knows no instruction set"),
+        (("compile", "--march", "x86-64-v3", "--precision", "bf16"), 1, "help: use --precision f32"),
+        (("diff", "--threads", "0"), 2, "Invalid value for '--threads'"),
+        (("diff", "--threads", "-1"), 2, "Invalid value for '--threads'"),
+        (("diff", "--threads", "1000000"), 1, "1000000 threads: must be in 1.."),
+        (("train", "--data", "text.txt", "--threads", "1000000"), 1, "1000000 threads: must be in 1.."),
+    ],
+)
+def test_machines_that_are_not_there(home: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    if "x86-64-v3" in arguments and platform.machine() != "x86_64":
+        pytest.skip("no compiler for x86")
+    command, *flags = arguments
+    done = gptc(home, command, TINY, *flags)
+    assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+def test_any_number_of_threads(home: Path) -> None:
+    """The instruction set is told, and no number of threads that a machine may have is wrong."""
+    assert re.search(
+        r"^target \S+ \(\S+ -march=native\), vectors of \d+ floats", gptc(home, "compile", TINY).stdout, re.M
+    )
+    found = [one_object(gptc(home, "diff", TINY, "--threads", n, "--json"))["worst"] for n in ("1", "3")]
+    assert found[0] == found[1]
 
 
 def test_train_then_generate(home: Path) -> None:
