@@ -81,8 +81,9 @@ class _Setting:
         from gptc.runtime.machine import warning
 
         peaks = self.peaks
+        narrow = f" ({peaks.bf16_gflops:,.0f} of bf16)" if peaks.bf16_gflops else ""
         output.line(
-            f"probes: {peaks.gflops:,.0f} GFLOP/s of multiply-adds, {peaks.read_gbs:,.1f} GB/s read, "
+            f"probes: {peaks.gflops:,.0f} GFLOP/s of multiply-adds{narrow}, {peaks.read_gbs:,.1f} GB/s read, "
             f"{peaks.triad_gbs:,.1f} GB/s triad"
         )
         others = "" if self.neighbours is None else f"; others used {self.neighbours:.1f} cores"
@@ -131,8 +132,9 @@ def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Be
     if threads:
         model.set_threads(threads)
     options = job.request.options
-    cpu = describe(options.compiler, options.march).instructions
-    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums)
+    target = describe(options.compiler, options.march)
+    cpu = target.instructions
+    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
     return _Bench(TrainingStep(model), Probe(source, cpu.vector, cpu.sums, compiled.artefact.manifest.build))
 
 
@@ -155,7 +157,7 @@ def _print_times(output: Output, step: TrainingStep, times: Times) -> None:
 
 
 def _row(kernel: KernelTime, peaks: Peaks) -> tuple[str, ...]:
-    of_peak, of_memory = kernel.gflops / peaks.gflops, kernel.gbs / peaks.bandwidth
+    of_peak, of_memory = kernel.gflops / peaks.peak(kernel.dtype), kernel.gbs / peaks.bandwidth
     return (
         kernel.kernel, f"{kernel.calls}", f"{kernel.ms:,.3f}", f"{kernel.share:.1%}", f"{kernel.gflops:,.1f}",
         f"{of_peak:.0%}", f"{kernel.gbs:,.1f}", f"{of_memory:.0%}",
@@ -164,5 +166,5 @@ def _row(kernel: KernelTime, peaks: Peaks) -> tuple[str, ...]:
 
 def _kernel_json(kernel: KernelTime, peaks: Peaks) -> dict[str, Any]:
     rates = {"gflops": kernel.gflops, "gbs": kernel.gbs}
-    shares = {"of_peak": kernel.gflops / peaks.gflops, "of_memory": kernel.gbs / peaks.bandwidth}
+    shares = {"of_peak": kernel.gflops / peaks.peak(kernel.dtype), "of_memory": kernel.gbs / peaks.bandwidth}
     return asdict(kernel) | rates | shares

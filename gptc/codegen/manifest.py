@@ -123,9 +123,11 @@ def plan_json(program: Program, report: ArenaReport) -> Json:
 
 
 def call_json(call: Call) -> Json:
-    """A kernel call: which kernel, and what it computes and moves."""
+    """A kernel call: which kernel, what it computes and moves, and the dtype of what it multiplies."""
     spent = cost(call.node)
-    return {"kernel": call.kernel.name, "flops": spent.flops, "bytes": spent.nbytes}
+    widens = call.kernel.template != "matmul"  # every other kernel computes in f32, whatever it reads
+    dtype = "f32" if widens else call.kernel.params["dtype"]
+    return {"kernel": call.kernel.name, "flops": spent.flops, "bytes": spent.nbytes, "dtype": dtype}
 
 
 def to_json(data: Json) -> str:

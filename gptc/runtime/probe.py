@@ -36,9 +36,15 @@ class Peaks:
 
     gflops: float
     """Fused multiply-adds in f32, two operations each."""
+    bf16_gflops: float | None
+    """Products of bf16 added in f32; None where the target has no instruction for them."""
     read_gbs: float
     triad_gbs: float
     """Two floats read and one written a turn; what a cache fetches before it writes is not counted."""
+
+    def peak(self, dtype: str) -> float:
+        """GFLOP/s of the unit that a kernel which multiplies `dtype` uses."""
+        return self.bf16_gflops if dtype == "bf16" and self.bf16_gflops else self.gflops
 
     @property
     def bandwidth(self) -> float:
@@ -55,6 +61,8 @@ class Probe:
         self._library.gptc_probe_fma.restype = ctypes.c_float
         self._library.gptc_probe_read.restype = ctypes.c_float
         self._turn = 2 * vector * sums
+        self._turns: dict[str, int] = {}
+        self._has_bf16 = hasattr(self._library, "gptc_probe_bf16")
         self._floats = max(256 << 20, 8 * last_level_cache()) // 4 // FLOATS * FLOATS
 
     @property
@@ -64,22 +72,31 @@ class Probe:
 
     def measure(self) -> Peaks:
         """About a second of work."""
-        turns = 10_000
-        while _best(partial(self._fma, turns), 1) < SECONDS:
-            turns *= 2
-        fma = self._turn * turns * self.threads / _best(partial(self._fma, turns))
         room = np.ones(self._floats + ALIGNMENT // 4, np.float32)
         skipped = -room.ctypes.data % ALIGNMENT // 4
         buffer = room[skipped : skipped + self._floats]
-        read = buffer.nbytes / _best(partial(self._read, buffer))
+        read = buffer.nbytes / _best(partial(self.read, buffer))
         parts = np.split(buffer[: self._floats // 3 // FLOATS * FLOATS * 3], 3)
         triad = 3 * parts[0].nbytes / _best(partial(self._triad, *parts))
-        return Peaks(fma / 1e9, read / 1e9, triad / 1e9)
+        return Peaks(self.gflops("f32"), self.gflops("bf16") if self._has_bf16 else None, read / 1e9, triad / 1e9)
+
+    def gflops(self, dtype: str, repeats: int = REPEATS) -> float:
+        """Peak of multiply-adds, of "f32" or, where the target has them, "bf16"."""
+        work, operations = (self._fma, self._turn) if dtype == "f32" else (self._bf16, 2 * self._turn)
+        turns = self._turns.get(dtype, 10_000)
+        while dtype not in self._turns and _best(partial(work, turns), 1) < SECONDS:
+            turns *= 2
+        self._turns[dtype] = turns
+        return operations * turns * self.threads / _best(partial(work, turns), repeats) / 1e9
 
     def _fma(self, turns: int) -> None:
         self._library.gptc_probe_fma(ctypes.c_int64(turns), ctypes.c_float(0.5), ctypes.c_float(1.0))
 
-    def _read(self, x: NDArray[np.float32]) -> None:
+    def _bf16(self, turns: int) -> None:
+        self._library.gptc_probe_bf16(ctypes.c_int64(turns))
+
+    def read(self, x: NDArray[np.float32]) -> None:
+        """Read an array once, aligned to 64 bytes; its last few floats may be left out."""
         self._library.gptc_probe_read(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size))
 
     def _triad(self, *parts: NDArray[np.float32]) -> None:

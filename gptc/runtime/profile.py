@@ -59,6 +59,8 @@ class Call:
     kernel: str
     flops: int
     bytes: int
+    dtype: str
+    """What it multiplies: "f32" or "bf16"."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class KernelTime:
     share: float
     flops: int
     bytes: int
+    dtype: str
 
     @property
     def gflops(self) -> float:
@@ -85,7 +88,7 @@ def calls_of(artefact: Artefact) -> dict[str, tuple[Call, ...]]:
     """Program -> its kernel calls in order, as `plan.json` has them."""
     plan = json.loads((artefact.folder / "plan.json").read_text(encoding="utf-8"))
     return {
-        program["name"]: tuple(Call(call["kernel"], call["flops"], call["bytes"]) for call in program["kernels"])
+        program["name"]: tuple(Call(**call) for call in program["kernels"])
         for program in plan["programs"]
     }
 
@@ -205,7 +208,7 @@ def _by_kernel(calls: Sequence[Call], spans: NDArray[np.float64], total: float) 
         of_step = spans[:, which].sum(axis=1)
         flops, moved = (sum(getattr(calls[index], what) for index in which) for what in ("flops", "bytes"))
         ms, share = float(np.median(of_step)), float(of_step.sum()) / total
-        found.append(KernelTime(name, len(which), ms, share, flops, moved))
+        found.append(KernelTime(name, len(which), ms, share, flops, moved, calls[which[0]].dtype))
     return tuple(sorted(found, key=lambda kernel: -kernel.share))
 
 

@@ -22,6 +22,7 @@ from gptc.runtime.cpu import CpuModel
 from gptc.runtime.profile import TrainingStep, time_kernels, time_steps
 from tests.cli.test_cli import ROOT, gptc, one_object
 from tests.conftest import TINY
+from tests.templates.kernel_library import BF16
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,19 @@ def test_kernels_share_the_step_among_them(kernels: dict[str, Any]) -> None:
         assert kernel["calls"] >= 1
         assert kernel["bytes"] > 0
         assert kernel["gflops"] == pytest.approx(kernel["flops"] / kernel["ms"] / 1e6)
+        assert kernel["dtype"] == "f32"
         assert kernel["of_peak"] == pytest.approx(kernel["gflops"] / kernels["probes"]["gflops"])
+
+
+@pytest.mark.skipif(not BF16, reason="this machine has no AVX512_BF16")
+def test_a_kernel_is_measured_by_the_peak_of_what_it_multiplies(home: Path) -> None:
+    flags = ("--precision", "bf16", "--repeats", "3", "--threads", "1", "--json")
+    result = one_object(gptc(home, "bench", "kernels", TINY, *flags))
+    peaks = {"f32": result["probes"]["gflops"], "bf16": result["probes"]["bf16_gflops"]}
+    assert {k["dtype"] for k in result["kernels"]} == {"f32", "bf16"}
+    for kernel in result["kernels"]:
+        assert (kernel["dtype"] == "bf16") == kernel["kernel"].startswith("gemm_")
+        assert kernel["of_peak"] == pytest.approx(kernel["gflops"] / peaks[kernel["dtype"]])
 
 
 def test_calls_are_those_of_the_programs(home: Path, kernels: dict[str, Any]) -> None:
@@ -89,6 +102,10 @@ def test_probes_are_within_what_hardware_can_be(kernels: dict[str, Any]) -> None
     threads, probes = kernels["machine"]["threads"], kernels["probes"]
     assert threads == 2
     assert 0.1 < probes["gflops"] < threads * 2 * 16 * 2 * 10
+    if BF16:
+        assert 0.1 < probes["bf16_gflops"] < threads * 2 * 32 * 2 * 10
+    else:
+        assert probes["bf16_gflops"] is None
     assert 0.1 < probes["read_gbs"] < 10_000
     assert 0.1 < probes["triad_gbs"] < 10_000
 
@@ -99,7 +116,7 @@ def test_tables_for_people(home: Path) -> None:
     assert re.search(r"ms a step \(quartiles .* of 3\)", done.stdout)
     assert re.search(r"kernel +calls +ms a step +% of step +GFLOP/s +% of peak +GB/s +% of memory", done.stdout)
     assert "cores of" in done.stdout
-    assert re.search(r"probes: [\d,]+ GFLOP/s of multiply-adds, [\d.]+ GB/s read, [\d.]+ GB/s triad", done.stdout)
+    assert re.search(r"probes: [\d,]+ GFLOP/s of multiply-adds(?: \([\d,]+ of bf16\))?, [\d.]+ GB/s read, [\d.]+ GB/s triad", done.stdout)
 
 
 @pytest.mark.parametrize("kind", ["train", "kernels"])
