@@ -87,10 +87,7 @@ class KernelTime:
 def calls_of(artefact: Artefact) -> dict[str, tuple[Call, ...]]:
     """Program -> its kernel calls in order, as `plan.json` has them."""
     plan = json.loads((artefact.folder / "plan.json").read_text(encoding="utf-8"))
-    return {
-        program["name"]: tuple(Call(**call) for call in program["kernels"])
-        for program in plan["programs"]
-    }
+    return {program["name"]: tuple(Call(**call) for call in program["kernels"]) for program in plan["programs"]}
 
 
 class TrainingStep:

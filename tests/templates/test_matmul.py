@@ -1,13 +1,16 @@
-"""matmul against NumPy in float64: every transposition, epilogue, batch form and instruction set, awkward extents."""
+"""matmul against NumPy in float64: every transposition, dtype, epilogue, batch form, instruction set; odd extents."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
+from tests.templates.kernel_library import BF16, ISAS, UNIT, Library, assert_within
 
 FORMS = {"nn": (False, False), "nt": (False, True), "tn": (True, False), "tt": (True, True)}
 
@@ -35,47 +38,70 @@ INPLACE: dict[str, Any] = {
     "body": [],
     "stores": ["*c = old + acc;"],
 }
+MIXED: dict[str, Any] = {
+    "inputs": [{"name": "residual", "ctype": "uint16_t", "access": "full"}, floats("bias") | {"access": "col"}],
+    "results": [{"name": "narrow", "ctype": "uint16_t"}, floats("c")],
+    "body": ["const float t0 = acc + bias + gptc_from_bf16(residual);"],
+    "stores": ["*narrow = gptc_to_bf16(t0);", "*c = t0;"],
+}
+EPILOGUES = {"fused": FUSED, "inplace": INPLACE, "mixed": MIXED}
+ROUNDING = 2.0**-8  # the rounding unit of bf16
+DTYPES: dict[str, Any] = {"f32": np.float32, "bf16": ml_dtypes.bfloat16}
 
 
-@pytest.fixture(scope="module", params=ISAS)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    isa = ISAS[request.param]
+@dataclass(frozen=True)
+class Products:
+    """The compiled kernels for operands of one dtype."""
+
+    library: Library
+    dtype: Any
+
+    def operands(self, rng: np.random.Generator, form: str, *sizes: int) -> tuple[np.ndarray, ...]:
+        """A and B of `[*batch, m, n, k]` as stored, and their logical views [..., M, K] and [..., K, N]."""
+        *batch, m, n, k = sizes
+        trans_a, trans_b = FORMS[form]
+        a = strided(rng, *batch, *((k, m) if trans_a else (m, k)), dtype=self.dtype)
+        b = strided(rng, *batch, *((n, k) if trans_b else (k, n)), dtype=self.dtype)
+        return a, b, a.swapaxes(-1, -2) if trans_a else a, b.swapaxes(-1, -2) if trans_b else b
+
+
+CASES = [*(f"{isa}-f32" for isa in ISAS), *([f"{next(iter(ISAS))}-bf16"] if BF16 else [])]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def products(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Products:
+    name, dtype = request.param.split("-")
+    isa = ISAS[name]
+    tile = {"dtype": dtype, "MR": isa.rows, "NR": isa.cols}
     kernels = {
-        f"{form}_{kind}": (
-            "matmul",
-            {"dtype": "f32", "trans_a": trans_a, "trans_b": trans_b, "MR": isa.rows, "NR": isa.cols, **epilogue},
-        )
+        f"{form}_{kind}": ("matmul", {"trans_a": trans_a, "trans_b": trans_b, **tile, **epilogue})
         for form, (trans_a, trans_b) in FORMS.items()
-        for kind, epilogue in (("plain", PLAIN), ("fused", FUSED), ("inplace", INPLACE))
-        if kind == "plain" or form in ("nt", "tn")
+        for kind, epilogue in ({"plain": PLAIN} | (EPILOGUES if form in ("nt", "tn") else {})).items()
     }
-    return Library(tmp_path_factory.mktemp("matmul"), isa, kernels)
+    return Products(Library(tmp_path_factory.mktemp("matmul"), isa, kernels), DTYPES[dtype])
 
 
-def strided(rng: np.random.Generator, *shape: int, gap: int = 3) -> np.ndarray:
-    """Random f32 whose rows are `gap` elements longer than they are wide; the gap holds NaN."""
-    memory = np.full((*shape[:-1], shape[-1] + gap), np.nan, np.float32)
+def strided(rng: np.random.Generator, *shape: int, gap: int = 3, dtype: Any = np.float32) -> np.ndarray:
+    """Random numbers whose rows are `gap` elements longer than they are wide; the gap holds NaN."""
+    memory = np.full((*shape[:-1], shape[-1] + gap), np.nan, dtype)
     memory[..., : shape[-1]] = rng.standard_normal(shape, dtype=np.float32)
     return memory[..., : shape[-1]]
 
 
 def stride(x: np.ndarray, axis: int) -> int:
-    return x.strides[axis] // 4
+    return x.strides[axis] // x.itemsize
+
+
+def extents(m: int, n: int, k: int, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> list[int]:
+    """The integer arguments of a single product."""
+    return [m, n, k, stride(a, 0), stride(b, 0), stride(c, 0), 1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A B in float64, and a bound for f32: rounding errors of K partial sums, each about as large as the
+    """A B in float64, and a bound for sums in f32: rounding errors of K partial sums, each about as large as the
     root of the sum of squares of their terms, add up like a random walk; 4 standard deviations."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return a @ b, 4 * UNIT * np.sqrt(a.shape[-1]) * np.sqrt(a**2 @ b**2)
-
-
-def operands(rng: np.random.Generator, form: str, m: int, n: int, k: int, *batch: int) -> tuple[np.ndarray, ...]:
-    """A and B as stored, and their logical views [..., M, K] and [..., K, N]."""
-    trans_a, trans_b = FORMS[form]
-    a = strided(rng, *batch, *((k, m) if trans_a else (m, k)))
-    b = strided(rng, *batch, *((n, k) if trans_b else (k, n)))
-    return a, b, a.swapaxes(-1, -2) if trans_a else a, b.swapaxes(-1, -2) if trans_b else b
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -89,45 +115,43 @@ def operands(rng: np.random.Generator, form: str, m: int, n: int, k: int, *batch
         (17, 53, 31),
         (97, 101, 103),
         (64, 800, 19),
-        (20, 500, 1700),
-        (1031, 11, 1550),
-        (9, 13, 3089),
+        (20, 500, 2309),
+        (24, 1800, 1601),
+        (1031, 11, 1551),
+        (9, 13, 6179),
     ],
 )
-def test_plain(library: Library, form: str, m: int, n: int, k: int) -> None:
+def test_plain(products: Products, form: str, m: int, n: int, k: int) -> None:
     rng = np.random.default_rng([m, n, k])
-    a, b, a_view, b_view = operands(rng, form, m, n, k)
+    a, b, a_view, b_view = products.operands(rng, form, m, n, k)
     c = strided(rng, m, n, gap=5)
-    library.check_threads(
-        f"{form}_plain", [a, b], [c], [m, n, k, stride(a, 0), stride(b, 0), stride(c, 0), 1, 1, 0, 0, 0, 0, 0, 0]
-    )
+    products.library.check_threads(f"{form}_plain", [a, b], [c], extents(m, n, k, a, b, c))
     assert_within(c, *product(a_view, b_view))
     assert np.all(np.isnan(c.base[:, n:])), "wrote past the end of a row"
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "n", "k"), [(64, 64, 64), (5, 66, 33)])
-def test_batches(library: Library, form: str, m: int, n: int, k: int) -> None:
+def test_batches(products: Products, form: str, m: int, n: int, k: int) -> None:
     rng = np.random.default_rng([m, n, k])
-    a, b, a_view, b_view = operands(rng, form, m, n, k, 3, 5)
+    a, b, a_view, b_view = products.operands(rng, form, 3, 5, m, n, k)
     c = strided(rng, 3, 5, m, n)
-    strides = [stride(x, axis) for x in (a, b, c) for axis in (0, 1)]
-    library.check_threads(
-        f"{form}_plain", [a, b], [c], [m, n, k, stride(a, 2), stride(b, 2), stride(c, 2), 3, 5, *strides]
-    )
+    rows = [stride(x, 2) for x in (a, b, c)]
+    batches = [stride(x, axis) for x in (a, b, c) for axis in (0, 1)]
+    products.library.check_threads(f"{form}_plain", [a, b], [c], [m, n, k, *rows, 3, 5, *batches])
     assert_within(c, *product(a_view, b_view))
 
 
-@pytest.mark.parametrize("form", ["nt", "tn"])
-@pytest.mark.parametrize("k", [40, 1601])
-def test_epilogue(library: Library, form: str, k: int) -> None:
-    m, n = 35, 79
-    rng = np.random.default_rng(k)
-    a, b, a_view, b_view = operands(rng, form, m, n, k)
-    residual, pre, c = strided(rng, m, n), strided(rng, m, n), strided(rng, m, n)
-    bias, weight, factor = strided(rng, n), strided(rng, m), strided(rng, 1)
-    extents = [m, n, k, stride(a, 0), stride(b, 0), stride(c, 0), 1, 1, 0, 0, 0, 0, 0, 0]
-    library.check_threads(f"{form}_fused", [a, b, residual, bias, weight, factor], [pre, c], extents)
+M, N = 35, 79  # neither fills its tiles
+Check = Callable[[Products, np.random.Generator, str, int], None]
+
+
+def check_fused(products: Products, rng: np.random.Generator, form: str, k: int) -> None:
+    a, b, a_view, b_view = products.operands(rng, form, M, N, k)
+    residual, pre, c = (strided(rng, M, N) for _ in range(3))
+    bias, weight, factor = strided(rng, N), strided(rng, M), strided(rng, 1)
+    operands = [a, b, residual, bias, weight, factor]
+    products.library.check_threads(f"{form}_fused", operands, [pre, c], extents(M, N, k, a, b, c))
     exact, bound = product(a_view, b_view)
     t0 = exact + bias
     bound = bound + UNIT * np.abs(t0)
@@ -137,15 +161,30 @@ def test_epilogue(library: Library, form: str, k: int) -> None:
     assert_within(c, t1, bound * np.abs(weight[:, None]) + rounding)
 
 
-@pytest.mark.parametrize("form", ["nt", "tn"])
-@pytest.mark.parametrize("k", [40, 3100])
-def test_accumulates_in_place(library: Library, form: str, k: int) -> None:
-    m, n = 35, 79
-    rng = np.random.default_rng(k)
-    a, b, a_view, b_view = operands(rng, form, m, n, k)
-    c = strided(rng, m, n)
+def check_inplace(products: Products, rng: np.random.Generator, form: str, k: int) -> None:
+    a, b, a_view, b_view = products.operands(rng, form, M, N, k)
+    c = strided(rng, M, N)
     old = c.astype(np.float64)
-    extents = [m, n, k, stride(a, 0), stride(b, 0), stride(c, 0), 1, 1, 0, 0, 0, 0, 0, 0]
-    library.call(f"{form}_inplace", a, b, c, c, *extents)
+    products.library.call(f"{form}_inplace", a, b, c, c, *extents(M, N, k, a, b, c))
     exact, bound = product(a_view, b_view)
     assert_within(c, old + exact, bound + UNIT * np.abs(old + exact))
+
+
+def check_mixed(products: Products, rng: np.random.Generator, form: str, k: int) -> None:
+    """An epilogue that reads and writes both dtypes."""
+    a, b, a_view, b_view = products.operands(rng, form, M, N, k)
+    residual, rounded = (strided(rng, M, N, dtype=ml_dtypes.bfloat16) for _ in range(2))
+    bias, c = strided(rng, N), strided(rng, M, N)
+    products.library.check_threads(f"{form}_mixed", [a, b, residual, bias], [rounded, c], extents(M, N, k, a, b, c))
+    exact, bound = product(a_view, b_view)
+    total = exact + bias + residual.astype(np.float64)
+    bound = bound + 2 * UNIT * (np.abs(exact) + np.abs(bias) + np.abs(residual.astype(np.float64)))
+    assert_within(c, total, bound)
+    assert_within(rounded, total, bound + ROUNDING * (np.abs(total) + bound))
+
+
+@pytest.mark.parametrize("check", [check_fused, check_inplace, check_mixed])
+@pytest.mark.parametrize("form", ["nt", "tn"])
+@pytest.mark.parametrize("k", [40, 3101])
+def test_epilogues(products: Products, check: Check, form: str, k: int) -> None:
+    check(products, np.random.default_rng(k), form, k)

@@ -26,101 +26,14 @@ enum {
     MR = 4,       // rows of a tile
     NR = 24,      // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
     KC = 1024,    // longest run along k; the panel is then 4096 * NR bytes and stays in L2
-    WIDTH = 384,  // most columns of a strip
+    PANELS = 16,  // most panels of a strip, 384 columns
     MC = 1024,    // most rows that share a packed panel; further ones are work for other threads
     STEP = 16,    // steps along k between two requests for what is packed next
     PACE = 4,     // cache lines that are then requested
     LINE = 64,    // bytes of a cache line
 };
 
-// ---- phase 1, pack: the operands in the order in which the micro-kernel reads them -------------------
-
-// to[panel][k][j] = B(k, panel * NR + j) for kc rows and nc columns of B, cut into panels of NR that lie depth * NR
-// apart. Columns past the last repeat it: they are computed and never stored.
-static void pack_panels(float *restrict to, int64_t depth, const float *restrict b, int64_t ldb, int64_t kc, int64_t nc)
-{
-    for (int64_t n = 0; n < nc; n += NR)
-        gptc_pack_transposed(to + n * depth, NR, b + n * ldb, ldb, nc - n, kc);
-}
-
-// What is packed next lies in memory, far away. While a tile is computed its cache lines are requested, so that packing
-// finds them in L2; otherwise a product of few rows spends a tenth of its time waiting. They are requested as late as
-// the time until then allows: lines that lie waiting in L2 push others out.
-struct ahead {
-    const char *row;        // the row whose lines are next
-    int64_t rows, at;       // rows left, this one included; bytes of this one that have been requested
-    int64_t length, stride; // of a row, in bytes
-    int64_t wait, pace;     // calls of `fetch` until the first request; lines that each call then requests
-};
-
-// All of `rows` rows of `length` elements, ld apart, while so many tiles of kc values along k are computed.
-static struct ahead look_ahead(const float *from, int64_t ld, int64_t rows, int64_t length, int64_t tiles,
-                               int64_t kc)
-{
-    const int64_t size = sizeof *from, lines = rows * ((length * size + LINE - 1) / LINE);
-    const int64_t calls = tiles * ((kc + STEP - 1) / STEP);
-    const int64_t pace = lines > calls * PACE ? (lines + calls - 1) / calls : PACE;
-    const int64_t wait = calls - (lines + pace - 1) / pace;
-    return (struct ahead){(const char *)from, rows, 0, length * size, ld * size, wait, pace};
-}
-
-static inline void fetch(struct ahead *next)
-{
-    if (next->wait-- > 0)
-        return;
-    for (int64_t line = 0; line < next->pace && next->rows > 0; line++) {
-        __builtin_prefetch(next->row + next->at, 0, 2); // to be read, into L2
-        next->at += LINE;
-        if (next->at >= next->length) {
-            next->at = 0;
-            next->row += next->stride;
-            next->rows--;
-        }
-    }
-}
-
-// ---- phase 2, the micro-kernel: one tile of sums in registers ----------------------------------------
-
-// sum[i][j] += sum over k of a[i][k] * panel[k][j], or = when `first`. The MR x NR sums stay in registers.
-// Rows of A past the last (mr < MR) repeat it: they are computed and never stored.
-static void multiply_tile(float *restrict sum, const float *restrict a, int64_t lda, int64_t mr,
-                          const float *restrict panel, int64_t kc, int first, struct ahead *next)
-{
-    const float *row[MR];
-    GPTC_UNROLL
-    for (int64_t i = 0; i < MR; i++)
-        row[i] = a + gptc_min(i, mr - 1) * lda;
-    vf acc[MR][NR / VEC];
-    GPTC_UNROLL
-    for (int64_t i = 0; i < MR; i++)
-        GPTC_UNROLL
-        for (int64_t j = 0; j < NR / VEC; j++)
-            acc[i][j] = first ? (vf){0} : *(const vf *)(sum + i * NR + j * VEC);
-    const int64_t depth = kc;
-    for (int64_t from = 0; from < depth; from += STEP) {
-        fetch(next);
-        const int64_t to = gptc_min(from + STEP, depth);
-        for (int64_t k = from; k < to; k++) {
-            vf b[NR / VEC];
-            GPTC_UNROLL
-            for (int64_t j = 0; j < NR / VEC; j++)
-                b[j] = *(const vf *)(panel + k * NR + j * VEC);
-            GPTC_UNROLL
-            for (int64_t i = 0; i < MR; i++) {
-                GPTC_UNROLL
-                for (int64_t j = 0; j < NR / VEC; j++)
-                    acc[i][j] += row[i][k] * b[j];
-            }
-        }
-    }
-    GPTC_UNROLL
-    for (int64_t i = 0; i < MR; i++)
-        GPTC_UNROLL
-        for (int64_t j = 0; j < NR / VEC; j++)
-            *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
-}
-
-// ---- phase 3, write back: finished sums go through the epilogue to the results -----------------------
+// ---- write back: finished sums go through the epilogue to the results --------------------------------
 
 struct epilogue {
     const float *b_; // [N]
@@ -151,6 +64,104 @@ static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, i
     }
 }
 
+// ---- pack: the operands in the order in which the micro-kernel reads them ----------------------------
+
+// to[panel][k][j] = B(k, panel * NR + j) for kc rows and nc columns of B, cut into panels of NR that lie depth * NR
+// apart. Columns past the last repeat it: they are computed and never stored.
+static void pack_panels(float *restrict to, int64_t depth, const float *restrict b, int64_t ldb, int64_t kc, int64_t nc)
+{
+    for (int64_t n = 0; n < nc; n += NR)
+        gptc_pack_transposed(to + n * depth, NR, b + n * ldb, ldb, nc - n, kc);
+}
+
+// ---- look ahead: cache lines that will be needed, requested while a tile is computed -----------------
+
+// Two things lie in memory, far away: what is packed next, and the places of C that this tile is written to. Both are
+// requested while the tile is computed; otherwise a product of few rows spends a tenth of its time waiting. What is
+// packed next is requested as late as the time until then allows: lines that lie waiting in L2 push others out.
+struct ahead {
+    const char *row;        // of what is packed next: the row whose lines are requested next
+    int64_t rows, at;       // rows left, this one included; bytes of this one that have been requested
+    int64_t length, stride; // of a row, in bytes
+    int64_t wait, pace;     // steps until the first request; lines that each step then requests
+    const struct epilogue *e;
+    int64_t c, tile_rows; // element of C where the next row of the tile begins; rows left
+};
+
+// For all of `rows` rows of `length` elements, ld apart, while so many tiles of kc values along k are computed.
+static struct ahead look_ahead(const float *from, int64_t ld, int64_t rows, int64_t length, int64_t tiles,
+                               int64_t kc, const struct epilogue *e)
+{
+    const int64_t size = sizeof *from, lines = rows * ((length * size + LINE - 1) / LINE);
+    const int64_t steps = tiles * ((kc + STEP - 1) / STEP);
+    const int64_t pace = lines > steps * PACE ? (lines + steps - 1) / steps : PACE;
+    const int64_t wait = steps - (lines + pace - 1) / pace;
+    return (struct ahead){(const char *)from, rows, 0, length * size, ld * size, wait, pace, e, 0, 0};
+}
+
+// The requests of one step. Those past the end of a row do no harm.
+static inline void request(struct ahead *next)
+{
+    if (next->tile_rows-- > 0) {
+        for (int64_t j = next->c; j < next->c + NR; j += LINE / 4) {
+            __builtin_prefetch(&next->e->y1[j], 1); // to be written
+        }
+        next->c += next->e->ldc;
+    }
+    if (next->wait-- > 0)
+        return;
+    for (int64_t line = 0; line < next->pace && next->rows > 0; line++) {
+        __builtin_prefetch(next->row + next->at, 0, 2); // to be read, into L2
+        next->at += LINE;
+        if (next->at >= next->length) {
+            next->at = 0;
+            next->row += next->stride;
+            next->rows--;
+        }
+    }
+}
+
+// ---- micro-kernel: one tile of sums in registers -----------------------------------------------------
+
+// sum[i][j] += sum over k of a[i][k] * panel[k][j], or = when `first`. The MR x NR sums stay in registers.
+// Rows of A past the last (mr < MR) repeat it: they are computed and never stored.
+static void multiply_tile(float *restrict sum, const float *restrict a, int64_t lda, int64_t mr,
+                          const float *restrict panel, int64_t kc, int first, struct ahead *next)
+{
+    const float *row[MR];
+    GPTC_UNROLL
+    for (int64_t i = 0; i < MR; i++)
+        row[i] = a + gptc_min(i, mr - 1) * lda;
+    vf acc[MR][NR / VEC];
+    GPTC_UNROLL
+    for (int64_t i = 0; i < MR; i++)
+        GPTC_UNROLL
+        for (int64_t j = 0; j < NR / VEC; j++)
+            acc[i][j] = first ? (vf){0} : *(const vf *)(sum + i * NR + j * VEC);
+    const int64_t depth = kc;
+    for (int64_t from = 0; from < depth; from += STEP) {
+        request(next);
+        const int64_t to = gptc_min(from + STEP, depth);
+        for (int64_t k = from; k < to; k++) {
+            vf b[NR / VEC];
+            GPTC_UNROLL
+            for (int64_t j = 0; j < NR / VEC; j++)
+                b[j] = *(const vf *)(panel + k * NR + j * VEC);
+            GPTC_UNROLL
+            for (int64_t i = 0; i < MR; i++) {
+                GPTC_UNROLL
+                for (int64_t j = 0; j < NR / VEC; j++)
+                    acc[i][j] += row[i][k] * b[j];
+            }
+        }
+    }
+    GPTC_UNROLL
+    for (int64_t i = 0; i < MR; i++)
+        GPTC_UNROLL
+        for (int64_t j = 0; j < NR / VEC; j++)
+            *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
+}
+
 void gemm_nt_add_gelu_5a65ee(
     const float *a, // [M, K], row stride lda
     const float *b, // [N, K], row stride ldb
@@ -165,9 +176,10 @@ void gemm_nt_add_gelu_5a65ee(
     const int64_t runs = (K + KC - 1) / KC;
     const int64_t run = (K + runs - 1) / runs; // runs along k of about equal length
 
-    // Strips are only as wide as leaves one to each thread. How C is cut does not show in its bits.
+    // A thread's share of the panels, in strips of equal width. How C is cut does not show in its bits.
     const int64_t panels = batch0 * batch1 * blocks * ((N + NR - 1) / NR), threads = omp_get_max_threads();
-    const int64_t width = NR * (runs > 1 ? gptc_min(WIDTH / NR, (panels + threads - 1) / threads) : 1);
+    const int64_t share = (panels + threads - 1) / threads, parts = (share + PANELS - 1) / PANELS;
+    const int64_t width = NR * (runs > 1 ? (share + parts - 1) / parts : 1);
     const int64_t strips = (N + width - 1) / width;
     const int64_t rows = gptc_round_up(gptc_min(M, MC), MR);
 
@@ -192,10 +204,14 @@ void gemm_nt_add_gelu_5a65ee(
                 const int turn = runs > 1 && n + NR >= n_end;
                 const int64_t n1 = turn ? n0 : n + NR, k1 = turn ? k0 + run : k0;
                 const int64_t nr1 = gptc_min(NR, N - n1), kc1 = gptc_min(run, K - k1);
-                struct ahead next = look_ahead(B + n1 * ldb + k1, ldb, nr1, kc1, (mc + MR - 1) / MR, kc);
+                struct ahead next = look_ahead(B + n1 * ldb + k1, ldb, nr1, kc1, (mc + MR - 1) / MR, kc, &e);
                 for (int64_t m = 0; m < mc; m += MR) {
                     const int64_t mr = gptc_min(MR, mc - m);
                     float *sum = sums + (runs > 1 ? (n - n0) * rows + m * NR : 0);
+                    if (k0 + kc == K) {
+                        next.c = i0 * sc0 + i1 * sc1 + (m0 + m) * ldc + n;
+                        next.tile_rows = mr;
+                    }
                     multiply_tile(sum, A + m * lda + k0, lda, mr, panel, kc, k0 == 0, &next);
                     if (k0 + kc == K)
                         store_tile(&e, sum, i0 * sc0 + i1 * sc1, m0 + m, n, mr, nr);
