@@ -7,7 +7,22 @@ from __future__ import annotations
 
 import typer
 
-from gptc.cli import bench, cache, compile, data, diff, doctor, generate, interop, opt, schema, show, train, tune
+from gptc.cli import (
+    bench,
+    cache,
+    checkpoints,
+    compile,
+    data,
+    diff,
+    doctor,
+    generate,
+    interop,
+    opt,
+    schema,
+    show,
+    train,
+    tune,
+)
 from gptc.cli.failure import guarded
 
 app = typer.Typer(
@@ -37,6 +52,7 @@ app.command("diff")(guarded(diff.diff))
 app.command("opt")(guarded(opt.opt))
 app.command("schema")(guarded(schema.schema))
 app.command("doctor")(guarded(doctor.doctor))
+app.command("checkpoints")(guarded(checkpoints.checkpoints))
 app.command("import")(guarded(interop.import_))
 app.command("export")(guarded(interop.export))
 app.add_typer(datas, name="data")

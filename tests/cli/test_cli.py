@@ -58,6 +58,7 @@ COMMANDS = (
     "cache",
     "import",
     "export",
+    "checkpoints",
     "tune",
 )
 
@@ -100,6 +101,8 @@ def test_every_command_speaks_json(home: Path, command: str) -> None:
 def test_weights_go_to_other_programs_and_back(home: Path) -> None:
     gptc(home, "train", TINY, "--data", "text.txt", "--steps", "2", "--run", "travel", "--save-every", "2")
     checkpoint = "travel/checkpoints/step-00000002"
+    listed = one_object(gptc(home, "checkpoints", "travel", "--json"))["checkpoints"]
+    assert [(each["step"], each["path"], each["problem"]) for each in listed] == [(2, checkpoint, None)]
     result = one_object(gptc(home, "export", checkpoint, "travel/hf", "--to", "hf", "--json"))
     assert result["written"] == ["travel/hf"]
     assert result["dims"] == {"V": 50, "T": 16, "L": 2, "H": 2, "C": 32}
@@ -112,6 +115,8 @@ def test_weights_go_to_other_programs_and_back(home: Path) -> None:
     assert one_object(gptc(home, "import", *arguments))["ok"]
     flags = ("--data", "text.txt", "--steps", "4", "--run", "travelled", "--resume", "auto", "--json")
     assert one_object(gptc(home, "train", TINY, *flags, "--allow-change", "all"))["steps"] == 4
+    (home / checkpoint / "weights.safetensors").unlink()
+    assert gptc(home, "checkpoints", "travel").returncode == 5
     unknown = gptc(home, "import", "text.txt", "w")
     assert (unknown.returncode, "no pickles" in unknown.stderr) == (1, True)
 
