@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
@@ -10,23 +11,23 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Prints every step on a terminal, else some; writes all of them to the log."""
+    """Prints every step on a terminal, else some; adds all of them to the log, a line each.
 
-    def __init__(self, output: Output, log: TextIO, steps: int) -> None:
+    A disk that does not take the line is told once; training goes on.
+    """
+
+    def __init__(self, output: Output, log: Path, steps: int) -> None:
         from time import monotonic
 
         self.output, self.log, self.steps, self.clock = output, log, steps, monotonic
         self.last = float("-inf")
+        self.told = False
 
     def __call__(self, event: Event) -> None:
-        from dataclasses import asdict
-        from json import dumps
-
         from gptc.runtime.saver import Saved, Trouble
         from gptc.runtime.train import Evaluation
 
-        self.log.write(dumps(asdict(event), default=str) + "\n")
-        self.log.flush()
+        self._write(event)
         if isinstance(event, Evaluation):
             self.output.line(f"val loss {event.loss:.6f}")
         elif isinstance(event, Saved):
@@ -38,6 +39,18 @@ class Reporter:
                 f"step {event.step}: train loss {event.loss:.6f} (took {event.seconds * 1e3:.2f} ms, "
                 f"norm {event.norm:.4f}, lr {event.lr:.2e}, {event.tokens_per_second:,.0f} tokens/s)"
             )
+
+    def _write(self, event: Event) -> None:
+        from dataclasses import asdict
+        from json import dumps
+
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(dumps(asdict(event), default=str) + "\n")
+        except OSError as error:
+            if not self.told:
+                self.output.line(f"warning: {self.log}: cannot write: {error.strerror}; lines are missing", "bold red")
+            self.told = True
 
     def _due(self, step: int) -> bool:
         """The first ten steps, the last, and one each second between."""

@@ -118,12 +118,14 @@ def _run(
             progress = begin(start, model, corpus, history, decisive, output.line)
         world.attach(model)
         progress = Progress.shared(world, progress)
-        with (history.folder.parent / LOG).open("a" if progress.step else "w", encoding="utf-8") as log:
-            report = Reporter(output, log, settings.steps)
-            saver = Saver(model, history, decisive, save_every, report)
-            return run_training(
-                model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world
-            )
+        log = history.folder.parent / LOG
+        if not progress.step:
+            log.write_bytes(b"")
+        report = Reporter(output, log, settings.steps)
+        saver = Saver(model, history, decisive, save_every, report)
+        return run_training(
+            model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world
+        )
 
 
 def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output) -> None:

@@ -351,6 +351,22 @@ def test_a_bug_says_where_its_details_are(home: Path) -> None:
     assert "in broken" in Path(report[1]).read_text()
 
 
+def test_a_log_that_cannot_grow_is_told_once(home: Path) -> None:
+    """The real thing: a file of 300 bytes at most.  The run itself goes on."""
+    code = (
+        "import resource, sys\nfrom gptc.cli import events, main\nwrite = events.Reporter._write\n"
+        "def small(*a):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (300, -1))\n    write(*a)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        "events.Reporter._write = small\nsys.argv[0] = 'gptc'\nmain()"
+    )
+    argv = [sys.executable, "-c", code, "train", TINY, "--data", "text.txt", "--steps", "9", "--run", "mute"]
+    done = subprocess.run(argv, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mute/log.jsonl: cannot write: File too large") == 1
+    assert (home / "mute" / "weights.safetensors").exists()
+
+
 def test_an_interruption_is_130_and_leaves_a_checkpoint(home: Path) -> None:
     argv = [
         sys.executable,

@@ -309,7 +309,7 @@ def test_mutants(trained: CpuModel, library: Path, tmp_path: Path) -> None:
     originals = {path.name: path.read_bytes() for path in folder.iterdir()}
     rng = random.Random(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    turns, loaded_ = 20_000 if FULL else 400, 0
+    turns, loaded_ = 20_000 if FULL else 200, 0
     for turn in range(turns):
         name = rng.choice(sorted(originals))
         mutant = _mutate(originals[name], rng)

@@ -22,7 +22,7 @@ from tests.conftest import TINY
 from tests.runtime.conftest import FULL
 
 ROOT = Path(__file__).parents[2]
-STEPS = 1000
+STEPS = 400
 
 
 def test_killed_while_saving(toy: Artefact, shared_cache: Cache, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def undisturbed(trainer: Trainer) -> tuple[bytes, float]:
 
 def test_killed_and_gone_on(trainer: Trainer, undisturbed: tuple[bytes, float]) -> None:
     """kill -9 twice in a run: it ends with the bits of the undisturbed one."""
-    for least in (1, 300):
+    for least in (1, 150):
         running = trainer.start("killed", "--save-every", "50", "--resume", "auto")
         wait_for_step(trainer.history("killed"), least, running)
         running.kill()
@@ -111,7 +111,7 @@ def wait_for_handlers(running: subprocess.Popen[str]) -> None:
 def test_stopped_at_any_moment(trainer: Trainer, undisturbed: tuple[bytes, float], tmp_path: Path) -> None:
     """SIGTERM and SIGINT: a checkpoint of the last step, or a clean end before the first; then the same bits."""
     weights, seconds = undisturbed
-    rng, count = random.Random(2), 40 if FULL else 5
+    rng, count = random.Random(2), 40 if FULL else 4
     before_the_first = 0
     for turn in range(count):
         number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
