@@ -2,8 +2,8 @@
 
     python -m bench.cuda --batch 64 --seq 1024 --out bench/results/train_step_h200.md
 
-Checks first that ten runs leave the same weights, to the bit.  Needs pycuda, cuda-bindings, nvcc, and torch with CUDA,
-all in one interpreter.
+Checks first that several runs leave the same weights, to the bit.  Needs pycuda, cuda-bindings, nvcc, and torch with
+CUDA, all in one interpreter.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COPY = 2 << 30
 """Bytes of the copy that shows what memory gives."""
 MATRIX = 8192
-RUNS, STEPS = 10, 3
-"""How often the same steps are made, to see that they leave the same bytes."""
+STEPS = 3
+"""Made again and again, to see that they leave the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--remat", default="none")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=10, help="times that the same steps are made")
     parser.add_argument("--no-peer", action="store_true", help="without PyTorch")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -76,7 +77,7 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
     before = this_gpu().free
     model = CudaModel(compiled.artefact, library)
     step = TrainingStep(model)
-    same = repeats_to_the_bit(step)
+    same = repeats_to_the_bit(step, options.runs)
     times = time_steps(step, options.repeats)
     used = before - this_gpu().free
     spans = [model.time_calls("step") for _ in range(5)]
@@ -98,13 +99,13 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
     return head + kernel_table(compiled, medians, roof)
 
 
-def repeats_to_the_bit(step: TrainingStep) -> str:
+def repeats_to_the_bit(step: TrainingStep, runs: int) -> str:
     """Make the same steps again and again from the same weights, and compare the parameters' bytes after them."""
     model = step.model
     manifest = model.artefact.manifest
     weights = {param.name: np.asarray(model[param.name]) for param in manifest.params}
     found = []
-    for _ in range(RUNS):
+    for _ in range(runs):
         for name, array in weights.items():
             model[name][...] = array
         for tensor in manifest.state:
@@ -115,7 +116,7 @@ def repeats_to_the_bit(step: TrainingStep) -> str:
         found.append(hashlib.sha256(model.segment("params").tobytes()).hexdigest())
     if len(set(found)) > 1:
         sys.exit(f"the weights differ between runs of the same steps: {found}")
-    return f"{RUNS} runs of {STEPS} steps leave the same weights, with the hash `{found[0][:16]}`."
+    return f"{runs} runs of {STEPS} steps leave the same weights, with the hash `{found[0][:16]}`."
 
 
 def probe() -> Roof:

@@ -80,6 +80,9 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
     for kernel, spec in facts.specs.items():
         files[f"kernels/{kernel}.{target.suffix}"] = render_kernel(target, spec, facts.header(kernel))
     files |= _program_files(facts)
+    if facts.trains and target.name == "cuda":
+        steps = int(model.train.get("steps", 1))
+        files["train.py"] = render("cuda/program/train.py", steps=steps, micro_steps=options.micro_steps)
     if facts.trains and target.name == "c":
         refreshes = any(program.name == "refresh" for program in programs)
         files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps, refreshes)
@@ -226,7 +229,7 @@ def _readme(facts: _Facts, name: str) -> str:
         "kernels": kernels, "sizes": dict(facts.memory.segments), "memory": facts.largest, "weights": weights,
     }  # fmt: skip
     if facts.target.name == "cuda":
-        return render("cuda/program/README.md", **about)
+        return render("cuda/program/README.md", **about, trains=facts.trains)
     return _render("README.md", **about, trains=facts.trains)
 
 

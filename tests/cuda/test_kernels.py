@@ -60,12 +60,13 @@ def in_bf16(node: Node) -> Node:
     return Node(op, operands, results)
 
 
+MISSING = ("cache_append", "attention_cached", "all_reduce_begin", "all_reduce_end")
+
+
 def unknown(node: Node) -> bool:
-    """Whether the target has no kernel for it: generation from caches, and matrices of bf16."""
+    """Whether the target has no kernel for it: generation from caches, sums over ranks, and matrices of bf16."""
     narrow = any(v.type.dtype is DType.bf16 for v in node.operands)
-    return node.op.name in ("cache_append", "attention_cached") or (
-        narrow and not isinstance(node.op, (Map, Row, Column))
-    )
+    return node.op.name in MISSING or (narrow and not isinstance(node.op, (Map, Row, Column)))
 
 
 ELEMENTWISE = {name: node for name, node in (REGIONS | WIDE).items() if isinstance(node.op, (Map, Row, Column))}
