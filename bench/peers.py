@@ -1,10 +1,11 @@
-"""One GPT-2 124M training step on the CPU: gptc and PyTorch in turns, on one machine, in one run, probes beside.
+"""GPT-2 124M training steps on the CPU: gptc and PyTorch in turns, on one machine, in one run, probes beside.
 
-    python bench/peers.py --torch-python PATH/TO/python --out bench/results/train_cpu.md
+    python bench/peers.py --torch-python PATH/TO/python --out bench/results/train_step_cpu.md
 
-`--torch-python` is an interpreter that has torch.  Rounds alternate between the two, each in a process of its own,
-so that a slow minute of the machine hits both; each round of gptc also measures what the machine can do.
-A figure is the median over all steps of all rounds.
+`--torch-python` is an interpreter that has torch.  A case is a precision and a batch, such as `bf16:1x1024`.  Rounds go
+through the cases and alternate between the two, each in a process of its own, so that a slow minute of the machine
+hits both; each round of gptc also measures what the machine can do.  A figure is the median over all steps of all
+rounds.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "gpt2-124m"
 FEWEST = 3
+CASES = ("f32:4x64", "bf16:4x64", "f32:1x1024", "bf16:1x1024")
 
 
 @dataclass
@@ -58,30 +63,79 @@ class Peer:
         )
 
 
-def report(ours: Peer, theirs: Peer, options: argparse.Namespace) -> str:
-    """The Markdown text: table, ratio, probes, machine, command."""
-    machine, peaks = ours.rounds[-1]["machine"], [found["probes"] for found in ours.rounds]
-    rates = [found["gflops"] for found in ours.rounds]
-    others = [found["neighbours"] for found in ours.rounds if found["neighbours"] is not None]
-    warnings = sorted({found["warning"] for found in ours.rounds} - {None})
-    sizes = f"--batch {options.batch} --seq {options.seq} --repeats {options.repeats} --rounds {options.rounds}"
+@dataclass(frozen=True)
+class Case:
+    """One kind of step, and the two that make it."""
+
+    precision: str
+    batch: int
+    seq: int
+    ours: Peer
+    theirs: Peer
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.seq
+
+    @property
+    def label(self) -> str:
+        return f"{self.precision}, B {self.batch}, T {self.seq}"
+
+    def comparison(self) -> str:
+        """A row: how many times as fast, the rate and its share of the peak of the same rounds, the memory."""
+        rates = [found["gflops"] for found in self.ours.rounds]
+        key = "bf16_gflops" if self.precision == "bf16" else "gflops"
+        peaks = [found["probes"][key] for found in self.ours.rounds]
+        shares = [100 * rate / peak for rate, peak in zip(rates, peaks, strict=True)]
+        return (
+            f"| {self.label} | {self.theirs.median / self.ours.median:.2f} | {_range(rates)} "
+            f"| {_range(shares)} % | {self.ours.peak / self.theirs.peak:.2f} |"
+        )
+
+
+def case(text: str, options: argparse.Namespace) -> Case:
+    """`bf16:1x1024`, with the commands that measure it."""
+    match = re.fullmatch(r"(f32|bf16):(\d+)x(\d+)", text)
+    if match is None:
+        sys.exit(f"not a case: {text!r}; one is {CASES[0]!r}")
+    precision, batch, seq = match[1], int(match[2]), int(match[3])
+    sizes = ["--batch", match[2], "--seq", match[3], "--repeats", str(options.repeats), "--precision", precision]
+    ours = [sys.executable, "-m", "gptc", "bench", "train", MODEL, "--json", *sizes]
+    theirs = [options.torch_python, str(ROOT / "bench/torch_gpt2.py"), *sizes]
+    under, label = shlex.split(options.under), f"{precision}, B {batch}, T {seq}"
+    peers = Peer(f"gptc, {label}", [*under, *ours]), Peer(f"PyTorch, {label}", [*under, *theirs])
+    return Case(precision, batch, seq, *peers)
+
+
+def report(cases: Sequence[Case], options: argparse.Namespace) -> str:
+    """The Markdown text: times, comparison, probes, machine, command."""
+    rounds = [found for each in cases for found in each.ours.rounds]
+    machine, peaks = rounds[-1]["machine"], [found["probes"] for found in rounds]
+    others = [found["neighbours"] for found in rounds if found["neighbours"] is not None]
+    warnings = sorted({found["warning"] for found in rounds} - {None})
+    narrow = [p["bf16_gflops"] for p in peaks if p["bf16_gflops"]]
+    command = f"--case {' '.join(options.case)} --repeats {options.repeats} --rounds {options.rounds}"
     lines = [
-        f"GPT-2 124M, one training step (forward, backward, clipping, AdamW), fp32, B {options.batch}, T {options.seq}",
+        "GPT-2 124M, one training step (forward, backward, clipping, AdamW)",
         "",
         "| | ms, median | quartiles | steps | tokens/s | peak MiB |",
         "|---|---|---|---|---|---|",
-        *(peer.row(options.batch * options.seq) for peer in (ours, theirs)),
+        *(peer.row(each.tokens) for each in cases for peer in (each.ours, each.theirs)),
         "",
-        f"gptc is {theirs.median / ours.median:.2f} times as fast as PyTorch {theirs.rounds[-1]['torch']}: "
-        f"{_range(rates)} GFLOP/s over the whole step.",
+        f"gptc beside PyTorch {cases[-1].theirs.rounds[-1]['torch']}, eager, fused AdamW, bf16 by autocast:",
         "",
-        f"Probes in each round: {_range([p['gflops'] for p in peaks])} GFLOP/s of multiply-adds, "
+        "| | times as fast | GFLOP/s over the whole step | of the probed peak | share of PyTorch's memory |",
+        "|---|---|---|---|---|",
+        *(each.comparison() for each in cases),
+        "",
+        f"Probes in each round: {_range([p['gflops'] for p in peaks])} GFLOP/s of multiply-adds"
+        f"{f' ({_range(narrow)} of bf16)' if narrow else ''}, "
         f"{_range([p['read_gbs'] for p in peaks])} GB/s read, {_range([p['triad_gbs'] for p in peaks])} GB/s triad.",
         *([f"Meanwhile other processes used {min(others):.1f} .. {max(others):.1f} cores."] if others else []),
         *(["", f"Beware: {'; '.join(warnings)}."] if warnings else []),
         "",
         f"{machine['threads']} threads on {machine['cores']} cores of {machine['cpu']}; {machine['system']}; "
-        f"`python bench/peers.py --torch-python PYTHON {sizes}`",
+        f"`python bench/peers.py --torch-python PYTHON {command}`",
     ]
     return "\n".join(lines) + "\n"
 
@@ -94,22 +148,20 @@ def _range(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", required=True, help="an interpreter that has torch")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--seq", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5, help="steps of a round")
+    parser.add_argument("--case", nargs="+", default=list(CASES), help="PRECISION:BATCHxSEQ")
+    parser.add_argument("--repeats", type=int, default=3, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="also write the table here")
+    parser.add_argument("--under", default="", help="a command that runs each process, such as `nice -n -10`")
+    parser.add_argument("--out", type=Path, help="also write the tables here")
     options = parser.parse_args()
     if options.repeats < FEWEST or options.rounds < 1:
         parser.error(f"at least {FEWEST} repeats and 1 round")
-    sizes = ["--batch", str(options.batch), "--seq", str(options.seq), "--repeats", str(options.repeats)]
-    ours = Peer("gptc", [sys.executable, "-m", "gptc", "bench", "train", MODEL, "--json", *sizes])
-    theirs = Peer("PyTorch eager", [options.torch_python, str(ROOT / "bench/torch_gpt2.py"), *sizes])
+    cases = [case(text, options) for text in options.case]
     for number in range(options.rounds):
-        for peer in (ours, theirs):
+        for peer in (peer for each in cases for peer in (each.ours, each.theirs)):
             print(f"round {number + 1} of {options.rounds}: {peer.name}", file=sys.stderr)
             peer.run()
-    text = report(ours, theirs, options)
+    text = report(cases, options)
     print(text, end="")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
