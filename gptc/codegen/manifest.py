@@ -122,11 +122,14 @@ def plan_json(program: Program, report: ArenaReport) -> Json:
     }
 
 
+NARROW = ("matmul", "matmul_sm90", "attention_sm90", "attention_grad_sm90")
+"""Templates that multiply operands as they are read; every other kernel computes in f32."""
+
+
 def call_json(call: Call) -> Json:
     """A kernel call: which kernel, what it computes and moves, and the dtype of what it multiplies."""
     spent = cost(call.node)
-    widens = call.kernel.template != "matmul"  # every other kernel computes in f32, whatever it reads
-    dtype = "f32" if widens else call.kernel.params["dtype"]
+    dtype = str(call.node.operands[0].type.dtype) if call.kernel.template in NARROW else "f32"
     return {"kernel": call.kernel.name, "flops": spent.flops, "bytes": spent.nbytes, "dtype": dtype}
 
 
