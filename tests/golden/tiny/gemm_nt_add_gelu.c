@@ -23,14 +23,14 @@
 // them through one run along k before the next, so that this part of A comes from memory once.
 
 enum {
-    MR = 4,       // rows of a tile
-    NR = 24,      // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
-    KC = 1024,    // longest run along k; the panel is then 4096 * NR bytes and stays in L2
-    PANELS = 16,  // most panels of a strip, 384 columns
-    MC = 1024,    // most rows that share a packed panel; further ones are work for other threads
-    STEP = 16,    // steps along k between two requests for what is packed next
-    PACE = 4,     // cache lines that are then requested
-    LINE = 64,    // bytes of a cache line
+    MR = 4,            // rows of a tile
+    NR = 24,           // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
+    KC = 1024,         // longest run along k; the panel is then 4096 * NR bytes and stays in L2
+    PANELS = 384 / NR, // most panels of a strip
+    MC = 1024,         // most rows that share a packed panel; further ones are work for other threads
+    STEP = 16,         // steps along k between two requests for what is packed next
+    PACE = 4,          // cache lines that are then requested
+    LINE = 64,         // bytes of a cache line
 };
 
 // ---- write back: finished sums go through the epilogue to the results --------------------------------
