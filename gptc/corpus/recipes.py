@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from gptc import __version__
 from gptc.corpus.download import Remote, Report, download, list_folder, require_files
 from gptc.corpus.folder import new_folder
 from gptc.corpus.prepare import Preparation, describe, printable
-from gptc.corpus.sources import Source, find_sources
+from gptc.corpus.sources import Source, find_sources, first_line
 from gptc.corpus.writer import sha256
 from gptc.errors import InputError, StorageError, did_you_mean
 from gptc.runtime.choices import Question, write_questions
@@ -71,7 +72,7 @@ def recipe_input(name: str, given: list[Path], cache: Path, how: Preparation, re
             yield Input([Source(path, path.name, "sections")], val_tokens=SHAKESPEARE_VAL)
         case "tinystories":
             path = _only(given, name) or download(STORIES, cache, report)
-            with _unpacked(path) as files:
+            with unpacked(path) as files:
                 val, *train = files
                 if not train:
                     raise InputError.of(f"{path}: one file of stories; the first is for validation, so two are needed")
@@ -101,7 +102,7 @@ def _stories(files: list[Path]) -> list[Source]:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[list[Path]]:
+def unpacked(path: Path) -> Iterator[list[Path]]:
     """The JSON files of a folder or an archive, which is unpacked beside itself for as long as this lasts."""
     if path.is_dir():
         yield _json_files(path)
@@ -113,10 +114,10 @@ def _unpacked(path: Path) -> Iterator[list[Path]]:
                 for member in members:
                     flat = member.replace(name=Path(member.name).name, deep=False)
                     archive.extract(flat, folder, filter="data")
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise InputError.of(f"{path}: not an archive that can be unpacked: {error}") from None
-        except OSError as error:
-            raise StorageError.of(f"{path}: cannot unpack: {error.strerror or error}") from None
+        except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # else it is gzip that complains
+                raise StorageError.of(f"{path}: cannot unpack: {error.strerror}") from None
+            raise InputError.of(f"{path}: not an archive that can be unpacked: {first_line(error)}") from None
         yield _json_files(Path(folder))
 
 

@@ -208,8 +208,8 @@ def _rows(piece: Piece) -> Iterator[bytes]:
                     kind = table.schema_arrow.field(source.field).type
                     raise InputError.of(f"{source.path}: the column {source.field!r} is {kind}, with {text!r:.40}")
                 yield text.encode()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError.of(f"{source.path}: damaged parquet: {str(error)[:200]}") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError.of(f"{source.path}: damaged parquet: {first_line(error)}") from None
 
 
 def _parquet(source: Source) -> Any:
@@ -220,8 +220,8 @@ def _parquet(source: Source) -> Any:
         raise ToolMissing.of(f"{source.path}: reading parquet needs pyarrow", None, ARROW_HINT) from None
     try:
         return parquet.ParquetFile(os.fspath(source.path), memory_map=False)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError.of(f"{source.path}: not a parquet file: {str(error)[:200]}") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError.of(f"{source.path}: not a parquet file: {first_line(error)}") from None
 
 
 READERS: dict[str, Callable[[Piece], Iterator[bytes]]] = {
@@ -232,6 +232,11 @@ READERS: dict[str, Callable[[Piece], Iterator[bytes]]] = {
     "stories": _stories,
 }
 """Kind of a source -> the documents of a piece of one."""
+
+
+def first_line(error: Exception) -> str:
+    """Of what a library says, which may be long."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def text_of(sources: list[Source]) -> Iterator[str]:
