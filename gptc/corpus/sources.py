@@ -9,7 +9,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,10 +157,15 @@ def _field(line: bytes, source: Source, at: int) -> bytes:
     except (ValueError, RecursionError) as error:
         raise InputError.of(f"{source.path}:{_line_number(source.path, at)}: not valid JSON: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get(source.field), str):
-        found = f"an object with {', '.join(list(record)[:9])}" if isinstance(record, dict) else "no object"
+        found = f"an object with {_names(record)}" if isinstance(record, dict) else "no object"
         message = f"{source.path}:{_line_number(source.path, at)}: no text under {source.field!r} ({found})"
         raise InputError.of(message, None, "--field names where the text is")
     return _utf8(record[source.field])
+
+
+def _names(names: Iterable[str]) -> str:
+    """The first of them, on one line."""
+    return ", ".join(repr(name)[1:-1][:40] for name in list(names)[:9])
 
 
 def _line_number(path: Path, at: int) -> int:
@@ -196,8 +201,7 @@ def _rows(piece: Piece) -> Iterator[bytes]:
     """A row is a document."""
     table, source = _parquet(piece.source), piece.source
     if source.field not in table.schema_arrow.names:
-        names = ", ".join(table.schema_arrow.names[:9])
-        message = f"{source.path}: no column {source.field!r} (it has {names})"
+        message = f"{source.path}: no column {source.field!r} (it has {_names(table.schema_arrow.names)})"
         raise InputError.of(message, None, "--field names the column with the text")
     import pyarrow
 
