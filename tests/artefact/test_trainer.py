@@ -75,6 +75,24 @@ def test_takes_the_steps_of_the_python_trainer(
     assert load_weights(model, saved)["step"] == str(STEPS)
 
 
+def test_validation_data_of_its_own(trainers: dict[str, Path], shard: Path, tiny: Compiled, cache: Cache) -> None:
+    """Then all of the shard is trained on, and the losses are again those of the Python trainer."""
+    apart = shard.with_name("val.bin")
+    write_shard(apart, (np.arange(200) * 11 % 50).astype(np.uint16))
+    done = run(trainers["tiny"], "--data", shard, "--val-data", apart, "--steps", "3", "--val-every", "3")
+    assert done.returncode == 0, done.stderr
+    model = CpuModel(tiny.artefact, build_model(tiny, cache).library)
+    initialise(model)
+    dims = tiny.artefact.manifest.dims
+    data = open_data(shard, "bytes", dims["B"], dims["T"], dims["V"], val=apart)
+    losses: list[float] = []
+    train(model, data, TrainSettings(3, eval_every=3), lambda event: losses.append(event.loss))  # type: ignore[union-attr]
+    theirs = re.findall(r"(?:train|val) loss ([0-9.]+)", done.stdout)
+    assert theirs == [f"{loss:.6f}" for loss in losses]
+    assert f"train dataset num_batches: {data.train.samples}" in done.stdout
+    assert data.train.samples == 899 // (dims["B"] * dims["T"])
+
+
 def test_the_loss_falls(trainers: dict[str, Path], shard: Path) -> None:
     """The corpus is a cycle: once that is learnt, the next token is certain."""
     done = run(trainers["tiny"], "--data", shard, "--steps", "300")
@@ -132,6 +150,7 @@ def test_says_what_is_wrong(trainers: dict[str, Path], shard: Path, tmp_path: Pa
         (["--data", cut], 1, "the header says 900 tokens, so 2824 bytes; the file has 2823"),
         (["--data", beyond], 1, "token 33 is 50; the model has 50"),
         (["--data", short], 1, "20 tokens; batches of 2 x 12 need at least 50"),
+        (["--data", shard, "--val-data", short], 1, "short.bin: 20 tokens; batches of 2 x 12 need at least 25"),
         (["--data", shard, "--save", tmp_path / "no" / "folder"], 5, "cannot write: No such file"),
         (["--data", shard, "--lr", "1e6", "--schedule", "constant", "--steps", "500"], 4, "lower the learning rate"),
     ]
