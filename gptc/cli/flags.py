@@ -19,7 +19,11 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Text, token shards, or a folder of them (default: Python's library).")
 ]
 TokenizerName = Annotated[
-    str | None, typer.Option("--tokenizer", help="How text becomes tokens: bytes or gpt2 (default: the model's).")
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="How text becomes tokens: bytes, gpt2 or another of tiktoken, or a file (default: the model's).",
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to use (default: all); results are the same.")
