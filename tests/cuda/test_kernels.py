@@ -64,13 +64,14 @@ MISSING = ("cache_append", "attention_cached", "all_reduce_begin", "all_reduce_e
 
 
 def unknown(node: Node) -> bool:
-    """Whether the target has no kernel for it: generation from caches, sums over ranks, and matrices of bf16."""
-    narrow = any(v.type.dtype is DType.bf16 for v in node.operands)
+    """Whether the target has no kernel for it: generation from caches, sums over ranks, and matrices of other
+    types than f32."""
+    narrow = any(v.type.dtype not in (DType.f32, DType.i32) for v in node.operands)
     return node.op.name in MISSING or (narrow and not isinstance(node.op, (Map, Row, Column)))
 
 
 ELEMENTWISE = {name: node for name, node in (REGIONS | WIDE).items() if isinstance(node.op, (Map, Row, Column))}
-CASES = {name: [node] for name, node in (REGIONS | WIDE).items() if "bf16" not in name}
+CASES = {name: [node] for name, node in (REGIONS | WIDE).items() if not unknown(node)}
 CASES |= {f"bf16 {name}": [in_bf16(node)] for name, node in ELEMENTWISE.items() if "bf16" not in name}
 CASES |= {name: nodes for name, nodes in SAMPLED.items() if not any(unknown(n) for n in nodes)}
 """By name, the kernels of one check."""
