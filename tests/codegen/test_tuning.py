@@ -12,11 +12,12 @@ from gptc.codegen import tuning
 from gptc.codegen.instructions import INSTRUCTION_SETS
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import Program
-from gptc.codegen.render import Contract, render_kernel
+from gptc.codegen.render import Contract, contract, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.tuning import apply, default_point, points, signatures
 from gptc.errors import InternalError
 from gptc.ir.graph import Graph
+from gptc.resources import template_dir
 from tests.codegen.native import TARGET, build, empty, fill, nodes_with_kernels, pass_argument, sample_graph
 
 AVX512, AVX2 = INSTRUCTION_SETS[:2]
@@ -54,6 +55,12 @@ def test_shipped_templates(cpu: tuning.InstructionSet) -> None:
         assert {"MR": cpu.attention_rows} in points(f"c/{name}.c", cpu)
 
 
+def test_every_template_that_is_tuned_is_tested_for_bits() -> None:
+    paths = sorted((template_dir() / "c").glob("*.c.j2"))
+    tuned = {path.name.removesuffix(".c.j2") for path in paths if contract(f"c/{path.name.removesuffix('.j2')}").tune}
+    assert tuned - {"probe"} == {call.kernel.template for call in products()}
+
+
 def products() -> list[Call]:
     """One kernel of each form and template that may be tuned, at sizes that no tile divides."""
     graphs = [
@@ -65,7 +72,9 @@ def products() -> list[Call]:
         )
     ]
     heads = ("f32[2,3,70,20]",)
+    lse = ("f32[2,3,70]",)
     graphs.append(sample_graph("attention", {"scale": 0.2, "causal": True}, heads * 3))
+    graphs.append(sample_graph("attention_grad", {"scale": 0.2, "causal": True}, heads * 5 + lse))
     calls = [select(node, TARGET) for graph in graphs for node in nodes_with_kernels(graph)]
     return [call for call in calls if call is not None]
 
