@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +11,8 @@ from gptc.cli.flags import Job, Json, Threads, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
-    from gptc.runtime.machine import Machine
+    from gptc.runtime.cpu import CpuModel
+    from gptc.runtime.machine import Machine, Neighbours
     from gptc.runtime.probe import Peaks, Probe
     from gptc.runtime.profile import KernelTime, Times, TrainingStep
 
@@ -65,7 +66,50 @@ def kernels(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json 
     )  # fmt: skip
 
 
-BENCHES = {"train": train, "kernels": kernels}
+@compiles("infer")
+def decode(
+    job: Job,
+    prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens before those that are timed.")] = 64,
+    repeats: Annotated[int, typer.Option("--repeats", help="Tokens to time, after two to warm up.")] = 64,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """How long a generated token takes, and the prompt before it."""
+    from gptc.cli.output import Output, Ticker
+    from gptc.runtime.decoding import Decoding
+    from gptc.runtime.machine import Neighbours
+
+    output, longest = Output(json), prompt + repeats + 2
+    seq = job.request.seq or max(longest, 64)
+    one = replace(job.request, batch=job.request.batch or 1, seq=seq, micro_steps=1)
+    model, probe = _load(replace(job, request=one), output, threads)
+    decoding, neighbours = Decoding(model, prompt, repeats), Neighbours()
+    with Ticker(output, "token") as ticker:
+        prompts, times = decoding.time(ticker)
+    setting = _setting(probe, neighbours)
+    precision = one.options.precision
+    low, high = times.quartiles
+    speed = 1e3 * decoding.batch / times.median
+    gbs = decoding.bytes_of_token() / times.median / 1e6
+    share = gbs / setting.peaks.read_gbs
+    output.line(
+        f"{model.artefact.manifest.model} in {precision}, B {decoding.batch}, after {prompt} tokens: "
+        f"{times.median:,.3f} ms a token (quartiles {low:,.3f} .. {high:,.3f} of {repeats}), {speed:,.1f} tokens/s"
+    )
+    output.line(
+        f"{gbs:,.1f} GB/s, {share:.0%} of what memory gives to reads; the prompt takes {prompts.median:,.1f} ms; "
+        f"peak memory {setting.rss / 2**20:,.0f} MiB"
+    )
+    setting.print(output)
+    about = {
+        "model": model.artefact.manifest.model, "precision": precision, "batch": decoding.batch, "seq": seq,
+        "prompt": prompt, "bytes": decoding.bytes_of_token(), "gbs": gbs, "of_memory": share, "tokens_per_s": speed,
+        "prefill": prompts.to_json(),
+    }  # fmt: skip
+    output.result(about | times.to_json() | setting.to_json())
+
+
+BENCHES = {"train": train, "kernels": kernels, "decode": decode}
 
 
 @dataclass(frozen=True)
@@ -110,22 +154,34 @@ class _Bench:
 
     def finish(self) -> _Setting:
         """The machine, right after the step; its memory before the probes took theirs."""
-        from gptc.runtime.machine import peak_rss, this_machine
+        return _setting(self.probe, self.neighbours)
 
-        rss, neighbours = peak_rss(), self.neighbours.cores()
-        return _Setting(this_machine(self.probe.threads), self.probe.measure(), neighbours, rss)
+
+def _setting(probe: Probe, neighbours: Neighbours) -> _Setting:
+    """Take the probes' figures, after those that they stand beside."""
+    from gptc.runtime.machine import peak_rss, this_machine
+
+    rss, cores = peak_rss(), neighbours.cores()
+    return _Setting(this_machine(probe.threads), probe.measure(), cores, rss)
 
 
 def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Bench:
+    """A step of the model, and the probes."""
+    from gptc.runtime.profile import TrainingStep, check_repeats
+
+    check_repeats(repeats)
+    model, probe = _load(job, output, threads)
+    return _Bench(TrainingStep(model), probe)
+
+
+def _load(job: Job, output: Output, threads: int | None) -> tuple[CpuModel, Probe]:
     """Compile, build and load the model, and build the probes with the same flags."""
     from gptc.cli.compile import compile_and_build
     from gptc.codegen.render import render
     from gptc.codegen.target import describe
     from gptc.runtime.cpu import CpuModel
     from gptc.runtime.probe import Probe
-    from gptc.runtime.profile import TrainingStep, check_repeats
 
-    check_repeats(repeats)
     compiled, built = compile_and_build(job, output)
     assert built is not None
     model = CpuModel(compiled.artefact, built.library)
@@ -135,7 +191,7 @@ def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Be
     target = describe(options.compiler, options.march)
     cpu = target.instructions
     source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
-    return _Bench(TrainingStep(model), Probe(source, cpu.vector, cpu.sums, compiled.artefact.manifest.build))
+    return model, Probe(source, cpu.vector, cpu.sums, compiled.artefact.manifest.build)
 
 
 def _about(step: TrainingStep) -> dict[str, Any]:

@@ -62,6 +62,11 @@ class CacheAppend(Op):
     def flops(self, *operands: TensorType) -> int:
         return 0
 
+    def moved(self, *operands: TensorType) -> int:
+        """In place, only the new rows."""
+        cache, x, positions = operands
+        return x.nbytes + x.count * cache.dtype.size + positions.nbytes
+
 
 @register
 class AttentionCached(Op):
