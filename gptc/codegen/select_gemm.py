@@ -44,7 +44,7 @@ def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
         template,
         "gemv" + stem(node, str(few)).removeprefix(node.op.name) if few else stem(node, form.name),
         {
-            **(_few(few, a, b) if few else _blocking(a, form, target)),
+            **(_few(few, a, b, target) if few else _blocking(a, form, target)),
             "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in code.inputs],
             "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in code.results],
             "body": code.block.lines,
@@ -136,9 +136,11 @@ class _Epilogue:
         )
 
 
-def _few(rows: int, a: TensorType, b: TensorType) -> dict[str, object]:
+def _few(rows: int, a: TensorType, b: TensorType, target: Target) -> dict[str, object]:
     """What a product of a few rows is made for.  More rows have more sums under way without parts of them."""
-    return {"rows": rows, "PARTS": 4 if rows == 1 else 2, "a_dtype": str(a.dtype), "b_dtype": str(b.dtype)}
+    pairs = target.bf16 and a.dtype is b.dtype is DType.bf16
+    parts = 4 if rows == 1 else 2
+    return {"rows": rows, "PARTS": parts, "a_dtype": str(a.dtype), "b_dtype": str(b.dtype), "pairs": pairs}
 
 
 def _blocking(a: TensorType, form: Product, target: Target) -> dict[str, object]:

@@ -22,7 +22,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "attention_cached": {"dtype": "bf16", "cache_dtype": "bf16", "scale": 0.125},
     "cache_append": {"dtype": "f32", "cache_dtype": "bf16"},
     "embedding": {"ctype": "float"},
-    "gemv": {"rows": 3, "PARTS": 2, "a_dtype": "f32", "b_dtype": "i8", **FUSED},
+    "gemv": {"rows": 3, "PARTS": 2, "a_dtype": "f32", "b_dtype": "i8", "pairs": False, **FUSED},
     "matmul": {"dtype": "f32", "trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
     "scatter_add": {},
     "sum_squares": {},
