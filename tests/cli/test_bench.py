@@ -188,3 +188,19 @@ def test_peers_refuse_too_few_repeats() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "at least 3 repeats" in done.stderr
+
+
+def test_decode(home: Path) -> None:
+    arguments = ("--prompt", "5", "--repeats", "6", "--seq", "16", "--precision", "int8", "--threads", "1", "--json")
+    result = one_object(gptc(home, "bench", "decode", TINY, *arguments))
+    assert len(result["repeats"]) == 6
+    assert result["tokens_per_s"] == pytest.approx(1e3 / result["ms"])
+    assert result["of_memory"] == pytest.approx(result["bytes"] / result["ms"] / 1e6 / result["probes"]["read_gbs"])
+    assert result["precision"] == "int8"
+    assert result["prefill"]["ms"] > 0
+
+
+def test_decode_must_fit_its_positions(home: Path) -> None:
+    done = gptc(home, "bench", "decode", TINY, "--prompt", "9", "--repeats", "6", "--seq", "16")
+    assert done.returncode == 1
+    assert "need as many positions" in done.stderr
