@@ -179,9 +179,14 @@ def _load(job: Job, output: Output, threads: int | None) -> tuple[CpuModel, Prob
     from gptc.cli.compile import compile_and_build
     from gptc.codegen.render import render
     from gptc.codegen.target import describe
+    from gptc.errors import InputError
     from gptc.runtime.cpu import CpuModel
     from gptc.runtime.probe import Probe
 
+    if job.request.options.target != "c":
+        raise InputError.of(
+            "gptc bench measures the CPU", None, "from a checkout, `python -m bench.cuda` measures a GPU"
+        )
     compiled, built = compile_and_build(job, output)
     assert built is not None
     model = CpuModel(compiled.artefact, built.library)
