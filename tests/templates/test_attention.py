@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import BF16, ISAS, UNIT, Isa, Library, assert_within
+from tests.templates.kernel_library import BF16, ISAS, UNIT, WIDEST, Isa, Library, assert_within
 
 SCALE = 0.3125
 ROUNDING = 2.0**-8  # the rounding unit of bf16
@@ -166,6 +166,29 @@ def test_hidden_keys_have_no_influence(library: Library, t: int) -> None:
     library.call("attention_causal", q, k, v, out, lse, 1, 1, 1, t, 8, *strides(q, k, v, out))
     exact = reference(q[:, :, :3], k[:, :, :3], v[:, :, :3], q[:, :, :3], causal=True)
     assert_within(out[:, :, :3], exact.out, exact.out_bound)
+
+
+def test_a_negative_scale(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Hidden keys stay hidden: out of q with scale -s is out of -q with scale s."""
+    kernels = {
+        f"{template}_{name}": (template, {"dtype": "f32", "causal": True, "scale": scale, "MR": WIDEST.rows})
+        for template in ("attention", "attention_grad")
+        for name, scale in (("plus", SCALE), ("minus", -SCALE))
+    }
+    library = Library(tmp_path_factory.mktemp("negative"), WIDEST, kernels)
+    rng = np.random.default_rng(2)
+    q, k, v, dout = (heads(rng, 1, 1, 70, 16) for _ in range(4))
+    found = []
+    for name, query in (("plus", q), ("minus", -q)):
+        out, dq, dk, dv = (heads(rng, 1, 1, 70, 16) for _ in range(4))
+        lse = np.zeros((1, 1, 70), np.float32)
+        sizes = [1, 1, 1, 70, 16]
+        library.call(f"attention_{name}", query, k, v, out, lse, *sizes, *strides(query, k, v, out))
+        operands = dout, query, k, v, out
+        steps = strides(*operands, dq, dk, dv)
+        library.call(f"attention_grad_{name}", *operands, lse, dq, dk, dv, *sizes, *steps)
+        found.append((out, lse, dq if name == "plus" else -dq, dk, dv))
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_large_scores_do_not_overflow(library: Library) -> None:

@@ -64,14 +64,14 @@ static inline void multiply_tile(float *restrict c, int64_t ldc, int add, const 
 // are updated. Returns exp(old max - new max), the factor for everything summed under the old one.
 static float softmax_row(float *restrict s, int64_t n, float scale, float *restrict max, float *restrict sum)
 {
+    for (int64_t j = 0; j < BLOCK; j++)
+        s[j] *= scale;
     for (int64_t j = n; j < BLOCK; j++)
         s[j] = -INFINITY;
     float m = *max;
     #pragma omp simd reduction(max : m)
-    for (int64_t j = 0; j < BLOCK; j++) {
-        s[j] *= scale;
+    for (int64_t j = 0; j < BLOCK; j++)
         m = s[j] > m ? s[j] : m;
-    }
     float total = 0;
     #pragma omp simd reduction(+ : total)
     for (int64_t j = 0; j < BLOCK; j++) {
