@@ -70,6 +70,8 @@ class EmulatedModel(CpuModel):
         self._segments = {name: np.memmap(folder / name, np.uint8, "w+", 0, size) for name in SEGMENTS
                           if (size := max(1, artefact.manifest.segments[name]))}  # fmt: skip
         self._views = {tensor.name: self._view(tensor) for tensor in artefact.manifest.tensors}
+        self._masters, self._stale = artefact.manifest.masters, False
+        assert not self._masters, "copies of parameters are not kept here"
         self._hook: Callable[[int], None] | None = None
         built = artefact.manifest.build
         (folder / "runner.c").write_text(RUNNER % ", ".join(p.function for p in artefact.manifest.programs))

@@ -92,4 +92,5 @@ def test_odd_sizes(workshop: Workshop, precision: str) -> None:
         request = Request(TINY, Options(compiler=STRICT, precision=precision), dims, 1 if seq == 1 else 3, seq)
         compiled = compile_model(request, workshop.root / "build", workshop.cache)
         library = build_model(compiled, workshop.cache).library
-        assert check_artefact(compiled.artefact, library, 3).programs == ["evaluate", "step"], dims
+        checked = check_artefact(compiled.artefact, library, 3).programs
+        assert sorted(checked) == sorted(p.name for p in compiled.artefact.manifest.programs), dims
