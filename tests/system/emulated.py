@@ -73,6 +73,7 @@ class EmulatedModel(CpuModel):
         self._masters, self._stale = artefact.manifest.masters, False
         assert not self._masters, "copies of parameters are not kept here"
         self._hook: Callable[[int], None] | None = None
+        self._masters, self._stale = artefact.manifest.masters, False
         built = artefact.manifest.build
         (folder / "runner.c").write_text(RUNNER % ", ".join(p.function for p in artefact.manifest.programs))
         objects = [str(path.with_suffix(".o")) for unit in built.units if (path := Path(unit))]

@@ -16,7 +16,7 @@ SIZES = [1, 2, 15, 17, 16384, 16385, 100003]
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
     kernels: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in ("scatter_add", "sum_squares")}
     kernels["embedding"] = ("embedding", {"ctype": "float"})
-    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": DECAY}
+    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": DECAY, "eps_hat": False}
     kernels |= {name: ("adamw", constants | {"copy": copy}) for name, copy in (("adamw", ""), ("adamw_bf16", "bf16"))}
     return Library(tmp_path_factory.mktemp("rows"), ISAS[request.param], kernels)
 
