@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers import publish
+
 ROOT = Path(__file__).parent.parent
 BITS = {"f32": ("f32", "float32"), "bf16": ("bf16", "bfloat16"), "int8": ("q8_0", None)}
 """Our name of a format -> llama.cpp's and PyTorch's."""
@@ -109,11 +111,7 @@ def main() -> None:
         for program in done:
             print(f"round {number + 1} of {options.rounds}: {program.name}, {program.weights}", file=sys.stderr)
             program.run()
-    text = report(done, options)
-    print(text, end="")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    publish(report(done, options), options.out)
 
 
 if __name__ == "__main__":

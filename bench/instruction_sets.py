@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peers import FEWEST, MODEL, Peer
+from peers import FEWEST, MODEL, Peer, publish
 
 SETS = {"AVX-512": "native", "AVX2": "x86-64-v3"}
 
@@ -100,11 +100,7 @@ def main() -> None:
         for peer in peers:
             print(f"round {number + 1} of {options.rounds}: {peer.name}", file=sys.stderr)
             peer.run()
-    text = report(peers, options)
-    print(text, end="")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    publish(report(peers, options), options.out)
 
 
 if __name__ == "__main__":

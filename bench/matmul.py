@@ -26,6 +26,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from peers import publish
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000000")  # as within a step, threads are awake when a product begins
 
@@ -290,11 +291,7 @@ def main() -> None:
         f"`python bench/matmul.py --torch-python PYTHON --dtype {' '.join(options.dtype)} --rows {sizes} "
         f"--march {options.march} --rounds {options.rounds}`"
     )
-    text = "\n\n".join(parts) + "\n"
-    print(text, end="")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    publish("\n\n".join(parts) + "\n", options.out)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,14 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low} .. {high}"
 
 
+def publish(text: str, out: Path | None) -> None:
+    """Print a report, and write it where it was asked for."""
+    print(text, end="")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", required=True, help="an interpreter that has torch")
@@ -161,11 +169,7 @@ def main() -> None:
         for peer in (peer for each in cases for peer in (each.ours, each.theirs)):
             print(f"round {number + 1} of {options.rounds}: {peer.name}", file=sys.stderr)
             peer.run()
-    text = report(cases, options)
-    print(text, end="")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    publish(report(cases, options), options.out)
 
 
 if __name__ == "__main__":

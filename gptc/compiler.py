@@ -97,12 +97,11 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
     With `stop_after` only the programs that have such a pass, and only up to it; `dump` is a folder for the graph
     after each pass and its difference to the one before.
     """
-    from gptc.budget import within_budget
     from gptc.model import build_graph, load_model
     from gptc.passes import can_cache, named, pipelines
     from gptc.passes.manager import Context, run_pipeline
 
-    request = within_budget(request, lambda level: sum(plan(level).memory.segments.values()))
+    request = within_budget(request)
     model = load_model(request.path, request.overrides)
     options = bind(request, model)
     context = Context(options)
@@ -117,6 +116,25 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
         timings += [(program, t) for t in context.timings[len(timings) :]]
         remarks += [(program, r) for r in context.remarks[len(remarks) :]]
     return Rewritten(model, context, tuple(graphs), tuple(timings), tuple(remarks))
+
+
+def within_budget(request: Request) -> Request:
+    """A request whose `remat` is a budget in bytes with the level that it comes to; any other as it is."""
+    from gptc.budget import PREFIX, least_that_fits
+    from gptc.model import build_graph, load_model
+    from gptc.passes.remat import blocks
+
+    def at(level: str) -> Request:
+        return replace(request, options=replace(request.options, remat=level))
+
+    def total(level: str) -> int:
+        return sum(plan(at(level)).memory.segments.values())
+
+    if not request.options.remat.startswith(PREFIX):
+        return request
+    model = load_model(request.path, request.overrides)
+    count = len(blocks(build_graph(model, batch=1, seq=1)))
+    return at(least_that_fits(int(request.options.remat.removeprefix(PREFIX)), count, total))
 
 
 def plan(request: Request) -> Planned:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptc.budget import within_budget
-from gptc.compiler import Request, plan
+from gptc.compiler import Request, plan, within_budget
 from gptc.errors import InputError
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
@@ -100,6 +99,6 @@ def test_a_budget_takes_the_least_that_fits() -> None:
     takes = {level: total(request(level)) for level in ("none", "cheap", "block:1", "block:2", "block:3", "block:4")}
     assert list(takes.values()) == sorted(takes.values(), reverse=True)
     for level, size in takes.items():
-        assert within_budget(request(f"budget={size}"), total).options.remat == level
+        assert within_budget(request(f"budget={size}")).options.remat == level
     with pytest.raises(InputError, match="over the budget"):
-        within_budget(request(f"budget={takes['block:4'] - 1}"), total)
+        within_budget(request(f"budget={takes['block:4'] - 1}"))
