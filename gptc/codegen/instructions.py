@@ -24,18 +24,28 @@ class InstructionSet:
     registers: int
     tile: tuple[int, int]
     """Rows and columns of a matrix product's register tile."""
+    narrow: tuple[int, int]
+    """The same where the columns of C do not fill tiles of that width."""
     attention_rows: int
     """Rows of a register tile of attention."""
     sums: int
     """Independent sums of the arithmetic probe: with two constants they fit the registers, and they hide the latency of
     the slowest instruction (12 are too few for vdpbf16ps)."""
 
+    def tile_for(self, columns: int) -> tuple[int, int]:
+        """The tile for a product of so many columns: those that a tile has too many are computed for nothing."""
+        wide, narrow = (-columns % tile[1] for tile in (self.tile, self.narrow))
+        return self.narrow if wide * WASTE > columns and narrow < wide else self.tile
+
+
+WASTE = 16
+"""More than one column in so many for nothing makes the narrow tile, which is a little slower, the better one."""
 
 INSTRUCTION_SETS = (
-    InstructionSet("AVX-512", "__AVX512F__", "x86-64-v4", 16, 32, (8, 48), 8, 24),
-    InstructionSet("AVX2", "__AVX2__", "x86-64-v3", 8, 16, (4, 24), 4, 12),
-    InstructionSet("SSE2", "__SSE2__", "x86-64", 4, 16, (4, 12), 4, 12),
-    InstructionSet("NEON", "__ARM_NEON", "armv8-a", 4, 32, (8, 12), 8, 12),
+    InstructionSet("AVX-512", "__AVX512F__", "x86-64-v4", 16, 32, (8, 48), (8, 32), 8, 24),
+    InstructionSet("AVX2", "__AVX2__", "x86-64-v3", 8, 16, (4, 24), (6, 16), 4, 12),
+    InstructionSet("SSE2", "__SSE2__", "x86-64", 4, 16, (4, 12), (6, 8), 4, 12),
+    InstructionSet("NEON", "__ARM_NEON", "armv8-a", 4, 32, (8, 12), (8, 8), 8, 12),
 )
 """The best first."""
 

@@ -145,7 +145,11 @@ def _few(rows: int, a: TensorType, b: TensorType, target: Target) -> dict[str, o
 
 def _blocking(a: TensorType, form: Product, target: Target) -> dict[str, object]:
     """What a blocked product is made for; the one for CUDA has its blocking in its text."""
-    tile = {} if target.name == "cuda" else dict(zip(("MR", "NR"), target.instructions.tile, strict=True))
+    tile = (
+        {}
+        if target.name == "cuda"
+        else dict(zip(("MR", "NR"), target.instructions.tile_for(form.sizes[1]), strict=True))
+    )
     return {"dtype": str(a.dtype), "trans_a": form.trans_a, "trans_b": form.trans_b, **tile}
 
 

@@ -1,7 +1,7 @@
-// gemm_nt_add_gelu_5a65ee: 2 calls (2 in evaluate)
+// gemm_nt_add_gelu_0caf94: 2 calls (2 in step)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
 //   computes  matmul, add, gelu
-//   moves     37.4 kB, 340.0 kflop in its first call
+//   moves     53.8 kB, 340.0 kflop in its first call
 //   template  templates/c/matmul.c.j2
 #include "support.h"
 #include <omp.h>
@@ -23,8 +23,8 @@
 // them through one run along k before the next, so that this part of A comes from memory once.
 
 enum {
-    MR = 4,            // rows of a tile
-    NR = 24,           // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
+    MR = 6,            // rows of a tile
+    NR = 16,           // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
     KC = 1024,         // longest run along k; the panel is then 4096 * NR bytes and stays in L2
     PANELS = 384 / NR, // most panels of a strip
     MC = 1024,         // most rows that share a packed panel; further ones are work for other threads
@@ -37,16 +37,20 @@ enum {
 
 struct epilogue {
     const float *b_; // [N]
+    float *y_out; // [M, N], row stride ldc
     float *y1; // [M, N], row stride ldc
     int64_t ldc;
 };
 
 GPTC_INLINE void store_element(
     float b_,
+    float *y_out,
     float *y1,
     float acc)
 {
-    *y1 = gptc_gelu(acc + b_);
+    const float y_ = acc + b_;
+    *y_out = y_;
+    *y1 = gptc_gelu(y_);
 }
 
 // The rows m0 .. m0+mr-1 and columns n0 .. n0+nr-1 of the C that begins at element `c0`.
@@ -59,6 +63,7 @@ static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, i
         for (int64_t j = 0; j < nr; j++)
             store_element(
                 e->b_[n0 + j],
+                &e->y_out[at + j],
                 &e->y1[at + j],
                 sum[i * NR + j]);
     }
@@ -104,6 +109,7 @@ static inline void request(struct ahead *next)
 {
     if (next->tile_rows-- > 0) {
         for (int64_t j = next->c; j < next->c + NR; j += LINE / 4) {
+            __builtin_prefetch(&next->e->y_out[j], 1); // to be written
             __builtin_prefetch(&next->e->y1[j], 1); // to be written
         }
         next->c += next->e->ldc;
@@ -162,16 +168,17 @@ static void multiply_tile(float *restrict sum, const float *restrict a, int64_t 
             *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
 }
 
-void gemm_nt_add_gelu_5a65ee(
+void gemm_nt_add_gelu_0caf94(
     const float *a, // [M, K], row stride lda
     const float *b, // [N, K], row stride ldb
     const float *b_, // [N]
+    float *y_out, // [M, N], row stride ldc
     float *y1, // [M, N], row stride ldc
     int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t ldc,
     int64_t batch0, int64_t batch1, // products; the strides between them follow
     int64_t sa0, int64_t sa1, int64_t sb0, int64_t sb1, int64_t sc0, int64_t sc1)
 {
-    const struct epilogue e = {b_, y1, ldc};
+    const struct epilogue e = {b_, y_out, y1, ldc};
     const int64_t blocks = (M + MC - 1) / MC;
     const int64_t runs = (K + KC - 1) / KC;
     const int64_t run = (K + runs - 1) / runs; // runs along k of about equal length

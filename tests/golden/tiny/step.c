@@ -178,18 +178,18 @@ void gptc_step(const struct gptc_memory *m)
     attention_causal_6d2fa8(arena + h_0_q, arena + h_0_k, arena + h_0_v, arena + h_0_y_matmul, arena + h_0_y_matmul_lse,
         2, 2, 2, 16, 16, 1536, 16, 96, 1536, 16, 96, 1536, 16, 96, 512, 16, 32);
     AFTER(5);
-    gemm_nt_add_39b801(arena + h_0_y_reshape, params + h_0_proj_w, params + h_0_proj_b, arena + x, arena + h_0_y, 32,
+    gemm_nt_add_0089c5(arena + h_0_y_reshape, params + h_0_proj_w, params + h_0_proj_b, arena + x, arena + h_0_y, 32,
         32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(6);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
     row_layer_norm_bda0ce(arena + h_0_y, params + h_0_ln_2_w, params + h_0_ln_2_b, arena + h_0_m_layer_norm,
         arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd, 32, 32);
     AFTER(7);
-    gemm_nt_add_gelu_70a269(arena + h_0_m_layer_norm, params + h_0_fc_w, params + h_0_fc_b, arena + h_0_m_add,
+    gemm_nt_add_gelu_0caf94(arena + h_0_m_layer_norm, params + h_0_fc_w, params + h_0_fc_b, arena + h_0_m_add,
         arena + h_0_m, 32, 128, 32, 32, 32, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(8);
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
-    gemm_nt_add_39b801(arena + h_0_m, params + h_0_fc_proj_w, params + h_0_fc_proj_b, arena + h_0_y, arena + h_0_x, 32,
+    gemm_nt_add_0089c5(arena + h_0_m, params + h_0_fc_proj_w, params + h_0_fc_proj_b, arena + h_0_y, arena + h_0_x, 32,
         32, 128, 128, 128, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(9);
 
@@ -206,18 +206,18 @@ void gptc_step(const struct gptc_memory *m)
     attention_causal_6d2fa8(arena + h_1_q, arena + h_1_k, arena + h_1_v, arena + h_1_y_matmul, arena + h_1_y_matmul_lse,
         2, 2, 2, 16, 16, 1536, 16, 96, 1536, 16, 96, 1536, 16, 96, 512, 16, 32);
     AFTER(12);
-    gemm_nt_add_39b801(arena + h_1_y_reshape, params + h_1_proj_w, params + h_1_proj_b, arena + h_0_x, arena + h_1_y,
+    gemm_nt_add_0089c5(arena + h_1_y_reshape, params + h_1_proj_w, params + h_1_proj_b, arena + h_0_x, arena + h_1_y,
         32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(13);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
     row_layer_norm_bda0ce(arena + h_1_y, params + h_1_ln_2_w, params + h_1_ln_2_b, arena + h_1_m_layer_norm,
         arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd, 32, 32);
     AFTER(14);
-    gemm_nt_add_gelu_70a269(arena + h_1_m_layer_norm, params + h_1_fc_w, params + h_1_fc_b, arena + h_1_m_add,
+    gemm_nt_add_gelu_0caf94(arena + h_1_m_layer_norm, params + h_1_fc_w, params + h_1_fc_b, arena + h_1_m_add,
         arena + h_1_m, 32, 128, 32, 32, 32, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(15);
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
-    gemm_nt_add_39b801(arena + h_1_m, params + h_1_fc_proj_w, params + h_1_fc_proj_b, arena + h_1_y, arena + h_1_x, 32,
+    gemm_nt_add_0089c5(arena + h_1_m, params + h_1_fc_proj_w, params + h_1_fc_proj_b, arena + h_1_y, arena + h_1_x, 32,
         32, 128, 128, 128, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(16);
 
@@ -226,7 +226,7 @@ void gptc_step(const struct gptc_memory *m)
     row_layer_norm_bda0ce(arena + h_1_x, params + ln_f_w, params + ln_f_b, arena + logits_layer_norm,
         arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd, 32, 32);
     AFTER(17);
-    gemm_nt_5f75d1(arena + logits_layer_norm, params + wte, arena + logits, 32, 64, 32, 32, 32, 64, 1, 1, 0, 0, 0, 0, 0,
+    gemm_nt_369b98(arena + logits_layer_norm, params + wte, arena + logits, 32, 64, 32, 32, 32, 64, 1, 1, 0, 0, 0, 0, 0,
         0);
     AFTER(18);
 
@@ -243,10 +243,10 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d logits ---------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:37  logits: linear(layer_norm(x, ln_f.w, ln_f.b), wte)
-    gemm_nn_6b5eaf(arena + d_logits, params + wte, arena + d_logits_layer_norm, 32, 32, 64, 64, 32, 32, 1, 1, 0, 0, 0,
+    gemm_nn_960ede(arena + d_logits, params + wte, arena + d_logits_layer_norm, 32, 32, 64, 64, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(21);
-    gemm_tn_5d3c26(arena + reshape_1, arena + reshape, arena + d_wte_1, 64, 32, 32, 64, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
+    gemm_tn_6b706a(arena + reshape_1, arena + reshape, arena + d_wte_1, 64, 32, 32, 64, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(22);
     row_layer_norm_grad_1ac139(arena + d_logits_layer_norm, arena + h_1_x, params + ln_f_w,
         arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd, arena + d_h_1_x, 32, 32);
@@ -259,19 +259,19 @@ void gptc_step(const struct gptc_memory *m)
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
     column_reduce_sum_5af40a(arena + d_h_1_x, arena + d_h_1_fc_proj_b, 32, 32);
     AFTER(25);
-    gemm_tn_5d3c26(arena + reshape_3, arena + reshape_2, arena + d_h_1_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0, 0,
+    gemm_tn_6b706a(arena + reshape_3, arena + reshape_2, arena + d_h_1_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0, 0,
         0, 0, 0, 0);
     AFTER(26);
-    gemm_nn_gelu_grad_dd8651(arena + d_h_1_x, params + h_1_fc_proj_w, arena + h_1_m_add, arena + d_h_1_m_add, 32, 128,
+    gemm_nn_gelu_grad_10f9dc(arena + d_h_1_x, params + h_1_fc_proj_w, arena + h_1_m_add, arena + d_h_1_m_add, 32, 128,
         32, 32, 128, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(27);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
     column_reduce_sum_5af40a(arena + d_h_1_m_add, arena + d_h_1_fc_b, 32, 128);
     AFTER(28);
-    gemm_nn_6b5eaf(arena + d_h_1_m_add, params + h_1_fc_w, arena + d_h_1_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
+    gemm_nn_960ede(arena + d_h_1_m_add, params + h_1_fc_w, arena + d_h_1_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
         0, 0, 0, 0, 0, 0);
     AFTER(29);
-    gemm_tn_5d3c26(arena + reshape_5, arena + reshape_4, arena + d_h_1_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_tn_6b706a(arena + reshape_5, arena + reshape_4, arena + d_h_1_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(30);
     column_sub_mul_reduce_sum_e3e056(arena + h_1_y, arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd,
@@ -283,10 +283,10 @@ void gptc_step(const struct gptc_memory *m)
     AFTER(32);
     column_reduce_sum_5af40a(arena + d_h_1_y, arena + d_h_1_proj_b, 32, 32);
     AFTER(33);
-    gemm_nn_6b5eaf(arena + d_h_1_y, params + h_1_proj_w, arena + d_h_1_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
+    gemm_nn_960ede(arena + d_h_1_y, params + h_1_proj_w, arena + d_h_1_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(34);
-    gemm_tn_5d3c26(arena + reshape_7, arena + reshape_6, arena + d_h_1_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_tn_6b706a(arena + reshape_7, arena + reshape_6, arena + d_h_1_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(35);
     attention_causal_grad_69034e(arena + d_h_1_y_matmul, arena + h_1_q, arena + h_1_k, arena + h_1_v,
@@ -297,10 +297,10 @@ void gptc_step(const struct gptc_memory *m)
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
     column_reduce_sum_5af40a(arena + d_h_1_q_qkv, arena + d_h_1_qkv_b, 32, 96);
     AFTER(37);
-    gemm_nn_6b5eaf(arena + d_h_1_q_qkv, params + h_1_qkv_w, arena + d_h_1_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_nn_960ede(arena + d_h_1_q_qkv, params + h_1_qkv_w, arena + d_h_1_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(38);
-    gemm_tn_5d3c26(arena + reshape_13, arena + reshape_12, arena + d_h_1_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_6b706a(arena + reshape_13, arena + reshape_12, arena + d_h_1_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(39);
     // tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
@@ -315,19 +315,19 @@ void gptc_step(const struct gptc_memory *m)
     AFTER(41);
     column_reduce_sum_5af40a(arena + d_h_0_x, arena + d_h_0_fc_proj_b, 32, 32);
     AFTER(42);
-    gemm_tn_5d3c26(arena + reshape_15, arena + reshape_14, arena + d_h_0_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0,
+    gemm_tn_6b706a(arena + reshape_15, arena + reshape_14, arena + d_h_0_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0,
         0, 0, 0, 0, 0);
     AFTER(43);
-    gemm_nn_gelu_grad_dd8651(arena + d_h_0_x, params + h_0_fc_proj_w, arena + h_0_m_add, arena + d_h_0_m_add, 32, 128,
+    gemm_nn_gelu_grad_10f9dc(arena + d_h_0_x, params + h_0_fc_proj_w, arena + h_0_m_add, arena + d_h_0_m_add, 32, 128,
         32, 32, 128, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(44);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
     column_reduce_sum_5af40a(arena + d_h_0_m_add, arena + d_h_0_fc_b, 32, 128);
     AFTER(45);
-    gemm_nn_6b5eaf(arena + d_h_0_m_add, params + h_0_fc_w, arena + d_h_0_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
+    gemm_nn_960ede(arena + d_h_0_m_add, params + h_0_fc_w, arena + d_h_0_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
         0, 0, 0, 0, 0, 0);
     AFTER(46);
-    gemm_tn_5d3c26(arena + reshape_17, arena + reshape_16, arena + d_h_0_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_6b706a(arena + reshape_17, arena + reshape_16, arena + d_h_0_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(47);
     column_sub_mul_reduce_sum_e3e056(arena + h_0_y, arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd,
@@ -339,10 +339,10 @@ void gptc_step(const struct gptc_memory *m)
     AFTER(49);
     column_reduce_sum_5af40a(arena + d_h_0_y, arena + d_h_0_proj_b, 32, 32);
     AFTER(50);
-    gemm_nn_6b5eaf(arena + d_h_0_y, params + h_0_proj_w, arena + d_h_0_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
+    gemm_nn_960ede(arena + d_h_0_y, params + h_0_proj_w, arena + d_h_0_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(51);
-    gemm_tn_5d3c26(arena + reshape_19, arena + reshape_18, arena + d_h_0_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_6b706a(arena + reshape_19, arena + reshape_18, arena + d_h_0_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(52);
     attention_causal_grad_69034e(arena + d_h_0_y_matmul, arena + h_0_q, arena + h_0_k, arena + h_0_v,
@@ -353,10 +353,10 @@ void gptc_step(const struct gptc_memory *m)
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
     column_reduce_sum_5af40a(arena + d_h_0_q_qkv, arena + d_h_0_qkv_b, 32, 96);
     AFTER(54);
-    gemm_nn_6b5eaf(arena + d_h_0_q_qkv, params + h_0_qkv_w, arena + d_h_0_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_nn_960ede(arena + d_h_0_q_qkv, params + h_0_qkv_w, arena + d_h_0_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(55);
-    gemm_tn_5d3c26(arena + reshape_25, arena + reshape_24, arena + d_h_0_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_6b706a(arena + reshape_25, arena + reshape_24, arena + d_h_0_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(56);
     // tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
