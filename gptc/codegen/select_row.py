@@ -11,6 +11,7 @@ from gptc.codegen.operands import ELEMENT, ROW, RegionCode, Result, write
 from gptc.codegen.phases import Phase, levels, split
 from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import ATOM, Block, Expr, spell
+from gptc.codegen.settled import column_tests, condition, settle
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
 from gptc.codegen.vectors import ACCESS, Vectors, element, in_memory
@@ -73,8 +74,14 @@ class _Passes:
     def phase(self, row: Block, phase: Phase, before: list[str]) -> dict[str, object]:
         """One loop, with what comes before and after it."""
         stored = () if phase.reductions else tuple(r.value for r in self.full)
-        roots = (*stored, *phase.keeps)
-        block = self.code.block(row, (*phase.elements, *phase.reductions), roots)
+        before = [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)]
+        after = [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"]
+        text = {"before": before, "after": after} | self.joined(phase, after)
+        return text | self.elements(row, phase, stored)
+
+    def elements(self, row: Block, phase: Phase, stored: tuple[str, ...]) -> dict[str, object]:
+        """The loop itself; `stored`: the values that it stores."""
+        block = self.code.block(row, (*phase.elements, *phase.reductions), (*stored, *phase.keeps))
         for name in phase.finds:
             block.values[name] = Expr(f"{self.buffers[name]}[j]")
         names = reads(phase, stored) - set(phase.finds)
@@ -83,10 +90,7 @@ class _Passes:
             block.add(stmt, named=stmt.result in phase.keeps)
         lines = [f"{self.buffers[name]}[j] = {block.values[name].text};" for name in phase.keeps]
         lines += [self.update(row, block, stmt) for stmt in phase.reductions]
-        before = [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)]
-        after = [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"]
-        text = {"before": before, "after": after} | self.joined(phase, after)
-        return text | self.loop(block, lines, names, self.full if stored else [])
+        return self.loop(block, lines, names, self.full if stored else [])
 
     def load(self, block: Block, names: set[str]) -> None:
         """Make the operands called `names` known in the loop."""
@@ -106,8 +110,12 @@ class _Passes:
         row.values[stmt.result] = Expr(total, ATOM)
         element = spell(Stmt(stmt.result, "copy", stmt.args), block.values.__getitem__)
         if stmt.fn == "row_max":
-            return f"{total} = {element.text} > {total} ? {element.text} : {total};"
+            return f"{total} = {self.larger(element, total)};"
         return f"{total} += {element.text};"
+
+    def larger(self, element: Expr, total: str) -> str:
+        """The larger of two; NaN of the element gives the total."""
+        return f"{element.text} > {total} ? {element.text} : {total}"
 
     def stat_stores(self, row: Block) -> list[str]:
         """Results that are one number a row, stored when nothing reads the row's operands any more."""
@@ -148,7 +156,7 @@ class _CudaPasses(_Passes):
         self.width = _width(cols)
         kept = [o for o in self.vectors.operands if code.access[o.value].outer and self._passes(o.value) > 1]
         whole = ceil_div(cols, self.width * 8) * self.width * 8
-        in_registers = self.width <= 512 and whole // self.width * len(kept) <= REGISTERS
+        in_registers = whole // self.width <= SHARE and whole // self.width * len(kept) <= REGISTERS
         self.columns = whole if in_registers else ceil_div(cols, 8) * 8
         self.kept = kept if in_registers else []
         sizes = [o.tensor.type.dtype.size for o in kept if o.tensor]
@@ -177,6 +185,13 @@ class _CudaPasses(_Passes):
         }
         return found | vectors.params("cols") | sizes
 
+    def elements(self, row: Block, phase: Phase, stored: tuple[str, ...]) -> dict[str, object]:
+        """The loop, and lines for the vectors in which tests of the column need not be made."""
+        text = super().elements(row, phase, stored)
+        found = column_tests(phase, [s.result for s in self.code.stmts if s.fn == "col"], row.values)
+        settled = super().elements(row, settle(phase, found, stored), stored) if found else {"lines": []}
+        return text | {"settled": condition(found, "j0"), "settled_lines": settled["lines"]}
+
     def load(self, block: Block, names: set[str]) -> None:
         self.vectors.define(block, names, [o.value for o in self.kept])
 
@@ -185,6 +200,10 @@ class _CudaPasses(_Passes):
         loads = self.vectors.loads(names, [o.value for o in self.kept], self.copies)
         return self.vectors.loop(loads + before, block.lines + lines + inside, after)
 
+    def larger(self, element: Expr, total: str) -> str:
+        """One instruction instead of two."""
+        return f"fmaxf({element.text}, {total})"
+
     def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
         totals = [(self.code.local(s.result), "max" if s.fn == "row_max" else "sum") for s in phase.reductions]
         return {"after": [f"{name} = gptc_{how}<WIDTH>({name});" for name, how in totals] + after}
@@ -192,11 +211,13 @@ class _CudaPasses(_Passes):
 
 REGISTERS = 64
 """Of a thread, for elements of operands that wait for the next pass."""
+SHARE = 32
+"""Elements of a row for each thread, as long as there are threads enough."""
 
 
 def _width(cols: int) -> int:
-    """Threads of a row: one for 32 elements at most, as long as there are so many."""
-    return next((width for width in (32, 128, 256, 512) if cols <= 32 * width), 1024)
+    """Threads of a row: one for SHARE elements, up to 512: several such blocks hide each other's barriers."""
+    return next((width for width in (32, 128, 256) if cols <= SHARE * width), 512)
 
 
 def reads(phase: Phase, stored: tuple[str, ...]) -> set[str]:

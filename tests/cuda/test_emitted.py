@@ -17,9 +17,12 @@ from gptc.codegen.select import select
 from gptc.codegen.target import CUDA_FLAGS, Target, describe_cuda
 from gptc.compiler import Compiled, Request, compile_model
 from gptc.errors import InputError, ToolMissing
+from gptc.ir.body import body
+from gptc.ir.ops.region import Row
 from gptc.options import Options
 from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
+from tests.codegen.native import region
 from tests.codegen.regions import REGIONS
 from tests.conftest import TINY
 
@@ -32,6 +35,19 @@ def kernels() -> dict[str, str]:
     """The kernels of regions that stress each template."""
     calls = [select(node, CUDA) for node in REGIONS.values()]
     return {c.kernel.name: render_kernel(CUDA, c.kernel, [c.kernel.name]) for c in calls if c is not None}
+
+
+def test_columns_are_tested_only_where_outcomes_differ() -> None:
+    """The loop over a vector without padding and without the target has no test, and no sum of zeros."""
+    entropy = body(
+        "x t", "y loss", "y = where(lt(col(), 13), x, 0)\nloss = row_sum(where(eq(col(), t), x, 0)) + row_max(y)"
+    )
+    call = select(region(Row, entropy, "f32[3,16]", "i32[3,1]", dtypes=("f32", "f32")), CUDA)
+    assert call is not None
+    text = render_kernel(CUDA, call.kernel, [call.kernel.name])
+    settled = re.findall(r"if \((j0 [^{;]*)\) \{\n(.*?)\} else \{", text, flags=re.DOTALL)
+    assert [when for when, _ in settled] == ["j0 + VEC <= 13 && (t_i < j0 || t_i >= j0 + VEC)", "j0 + VEC <= 13"]
+    assert not any(re.search(r"13|t_i|\?|\+=", lines) for _, lines in settled)
 
 
 @pytest.fixture(scope="module")
