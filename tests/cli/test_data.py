@@ -97,11 +97,12 @@ def test_mistakes(home: Path, arguments: list[str], code: int, message: str) -> 
 def test_an_interruption_leaves_nothing(home: Path, number: signal.Signals) -> None:
     """The folder is there when it is complete; the processes that tokenise end with the first one."""
     (home / "large.jsonl").write_text((json.dumps({"text": "the end " * 500}) + "\n") * 20_000)
-    arguments = ["data", "prepare", "large.jsonl", "--out", "large", "--processes", "2", "--val-tokens", "9"]
+    out = f"large-{number}"
+    arguments = ["data", "prepare", "large.jsonl", "--out", out, "--processes", "2", "--val-tokens", "9"]
     with subprocess.Popen(
         [sys.executable, "-m", "gptc", *arguments], cwd=home, env=environment(home), stderr=subprocess.PIPE
     ) as process:
-        while not list(home.glob(".large.*/*.bin")):
+        while not list(home.glob(f".{out}.*/*.bin")):
             time.sleep(0.02)
             assert process.poll() is None
         workers = children(process.pid)
@@ -111,10 +112,10 @@ def test_an_interruption_leaves_nothing(home: Path, number: signal.Signals) -> N
     for worker in workers:
         while alive(worker):
             time.sleep(0.02)
-    assert not (home / "large").exists()
+    assert not (home / out).exists()
     if number != signal.SIGKILL:  # the last, for it leaves the hidden folder
         assert (process.returncode, errors.decode()) == (130, "interrupted\n")
-        assert not list(home.glob(".large.*"))
+        assert not list(home.glob(f".{out}.*"))
 
 
 def children(pid: int) -> list[int]:
