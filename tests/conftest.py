@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from gptc.options import Options
 from gptc.runtime.cache import Cache
 
 TINY = Path(__file__).parent / "artefact" / "tiny.yaml"
+
+
+def pytest_configure() -> None:
+    """Tests send SIGINT to processes that they start; a shell that runs tests in the background lets them inherit that it
+    is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
