@@ -15,8 +15,7 @@ TINY = Path(__file__).parent / "artefact" / "tiny.yaml"
 
 
 def pytest_configure() -> None:
-    """Tests send SIGINT to processes that they start; a shell that runs tests in the background lets them inherit that it
-    is ignored."""
+    """Tests send SIGINT to processes that they start, which inherit that a shell in the background has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
