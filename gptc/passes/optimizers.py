@@ -30,6 +30,8 @@ Rates = Mapping[str, float]
 """Those of `OPTIMIZERS` that the optimizer has."""
 New = dict[str, Value]
 """Suffix of a buffer -> its new value: empty for the parameter, `.m` for the state m, `.bf16` for a copy."""
+Rule = Callable[[Builder, Parameter, Rates, str], New]
+"""Takes the rates and a label; appends the step."""
 
 
 def adamw(b: Builder, p: Parameter, rates: Rates, label: str, *, eps_hat: bool = False) -> New:
@@ -42,21 +44,20 @@ def adam(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
     return adamw(b, p, {**rates, "weight_decay": 0.0}, label, eps_hat=True)
 
 
+def averaged(op: str) -> Rule:
+    """The rule of an optimizer whose only state is an average m: `op` makes the new parameter and the new m."""
+
+    def rule(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
+        new, m = getattr(b, op)(p.value, p.grad, p.state("m"), p.lr, p.scale, label=label, **rates)
+        return _copied(b, p, {"": new, ".m": m})
+
+    return rule
+
+
 def sgd(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
     if rates["momentum"]:
-        new, m = b.sgd(p.value, p.grad, p.state("m"), p.lr, p.scale, label=label, **rates)
-        return _copied(b, p, {"": new, ".m": m})
+        return averaged("sgd")(b, p, rates, label)
     return _copied(b, p, {"": b.sgd(p.value, p.grad, p.lr, p.scale, label=label, **rates)})
-
-
-def lion(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
-    new, m = b.lion(p.value, p.grad, p.state("m"), p.lr, p.scale, label=label, **rates)
-    return _copied(b, p, {"": new, ".m": m})
-
-
-def tiger(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
-    new, m = b.tiger(p.value, p.grad, p.state("m"), p.lr, p.scale, label=label, **rates)
-    return _copied(b, p, {"": new, ".m": m})
 
 
 def _copied(b: Builder, p: Parameter, new: New) -> New:
@@ -64,13 +65,11 @@ def _copied(b: Builder, p: Parameter, new: New) -> New:
     return new | ({f".{p.copy}": b.cast(new[""], dtype=DType(p.copy))} if p.copy else {})
 
 
-Rule = Callable[[Builder, Parameter, Rates, str], New]
-
 OPTIMIZERS: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "adamw": (adamw, ("beta1", "beta2", "eps", "weight_decay")),
     "adam": (adam, ("beta1", "beta2", "eps")),
     "sgd": (sgd, ("momentum", "weight_decay")),
-    "lion": (lion, ("beta1", "beta2", "weight_decay")),
-    "tiger": (tiger, ("beta1",)),
+    "lion": (averaged("lion"), ("beta1", "beta2", "weight_decay")),
+    "tiger": (averaged("tiger"), ("beta1",)),
 }
 """Name -> the rule and the rates that it takes."""
