@@ -31,9 +31,6 @@ class World:
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Fill the arrays with what they hold on rank 0."""
 
-    def barrier(self) -> None:
-        """Return when every rank has come here."""
-
     @contextmanager
     def together(self) -> Iterator[None]:
         """The work of the job: no rank leaves it before the others do, unless something is wrong."""

@@ -28,6 +28,7 @@ FILE_TYPES = {"f32": 0, "q8_0": 7, "bf16": 32}
 NORMAL, CONTROL = 1, 3  # types of tokens
 Q8 = np.dtype([("scale", "<f2"), ("values", "i1", BLOCK)])
 NAMES = {
+    "wte": "token_embd", "wpe": "position_embd", "h": "blk", "ln_f": "output_norm",
     "ln_1": "attn_norm", "qkv": "attn_qkv", "proj": "attn_output", "ln_2": "ffn_norm", "fc": "ffn_up",
     "fc_proj": "ffn_down",
 }  # fmt: skip
@@ -103,7 +104,7 @@ def _vocabulary(tokenizer: Tokenizer, vocab: int) -> dict[str, tuple[int, Value]
 
 
 def _pieces(keys: Mapping[str, tuple[int, Value]], model: Gpt2, dtype: str) -> Iterator[memoryview | bytes]:
-    names = _names(model.sizes.layers)
+    names = model.sizes.names(NAMES)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(names), len(keys))
     head += b"".join(_string(key) + _typed(*value) for key, value in keys.items())
     offset = 0
@@ -136,15 +137,6 @@ def _stored(values: NDArray[np.float32], kind: str) -> NDArray[np.generic]:
             return quantise(values)
         case _:
             return values
-
-
-def _names(layers: int) -> dict[str, str]:
-    """gptc's name of each tensor, and llama.cpp's.  The head is the embedding, so it is not there."""
-    suffix = {"w": "weight", "b": "bias"}
-    found = {"wte": "token_embd.weight", "wpe": "position_embd.weight"}
-    for i in range(layers):
-        found |= {f"h.{i}.{o}.{s}": f"blk.{i}.{t}.{suffix[s]}" for o, t in NAMES.items() for s in suffix}
-    return found | {"ln_f.w": "output_norm.weight", "ln_f.b": "output_norm.bias"}
 
 
 def _aligned(size: int) -> int:

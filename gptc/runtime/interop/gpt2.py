@@ -47,6 +47,12 @@ class Sizes:
         blocks = {f"h.{i}.{name}": shape for i in range(self.layers) for name, shape in block.items()}
         return {"wte": (self.vocab, c), "wpe": (self.positions, c), **blocks, "ln_f.w": (c,), "ln_f.b": (c,)}
 
+    def names(self, words: Mapping[str, str]) -> dict[str, str]:
+        """Every tensor, in that order, and its name in a format that has other `words` for the parts of ours."""
+        words = {"w": "weight", "b": "bias", **words}
+        full = {name: name if "." in name else f"{name}.w" for name in self.shapes()}
+        return {name: ".".join(words.get(part, part) for part in text.split(".")) for name, text in full.items()}
+
 
 @dataclass(frozen=True)
 class Gpt2:

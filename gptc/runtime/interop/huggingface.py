@@ -47,7 +47,7 @@ def read_model(folder: Path) -> Gpt2:
     head = stored.pop("lm_head.weight", None)
     if head is not None and not ("wte.weight" in stored and np.array_equal(head, stored["wte.weight"])):
         raise InputError.of(f"{folder}: its head is not its embedding; models/gpt2-*.yaml tie them")
-    tensors, names = {}, {theirs: ours for ours, theirs in _names(sizes.layers).items()}
+    tensors, names = {}, {theirs: ours for ours, theirs in sizes.names(NAMES).items()}
     for name, value in stored.items():
         if name not in names:
             raise InputError.of(f"{folder}: {name} is no tensor of a GPT-2 of {sizes.layers} layers")
@@ -58,7 +58,7 @@ def read_model(folder: Path) -> Gpt2:
 def write_model(folder: Path, model: Gpt2, dtype: str = "f32") -> None:
     """Write the two files into `folder`, each whole or not at all."""
     tensors: dict[str, NDArray[Any]] = {}
-    for ours, theirs in _names(model.sizes.layers).items():
+    for ours, theirs in model.sizes.names(NAMES).items():
         value = model.tensors[ours].T if _is_transposed(ours) else model.tensors[ours]
         tensors[PREFIX + theirs] = value.astype(DTYPES[dtype], copy=False)
     try:
@@ -80,15 +80,6 @@ def _config(model: Gpt2, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": True, "torch_dtype": TORCH_NAMES[dtype],
         "bos_token_id": sizes.vocab - 1, "eos_token_id": sizes.vocab - 1,
     }  # fmt: skip
-
-
-def _names(layers: int) -> dict[str, str]:
-    """gptc's name of each tensor, and Hugging Face's without its prefix."""
-    suffix = {"w": "weight", "b": "bias"}
-    found = {"wte": "wte.weight", "wpe": "wpe.weight"}
-    for i in range(layers):
-        found |= {f"h.{i}.{o}.{s}": f"h.{i}.{t}.{suffix[s]}" for o, t in NAMES.items() for s in suffix}
-    return found | {"ln_f.w": "ln_f.weight", "ln_f.b": "ln_f.bias"}
 
 
 def _is_transposed(name: str) -> bool:
