@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
-    from gptc.runtime.train import Event
+    from gptc.runtime.events import Event
 
 
 class Reporter:
@@ -24,12 +24,15 @@ class Reporter:
         self.told = False
 
     def __call__(self, event: Event) -> None:
-        from gptc.runtime.saver import Saved, Trouble
-        from gptc.runtime.train import Evaluation
+        from gptc.runtime.events import Evaluation, Sample, Saved, Score, Trouble
 
         self._write(event)
         if isinstance(event, Evaluation):
             self.output.line(f"val loss {event.loss:.6f}")
+        elif isinstance(event, Sample):
+            self.output.line(f"generating:\n---\n{event.text}\n---")
+        elif isinstance(event, Score):
+            self.output.line(f"HellaSwag: {event.correct}/{event.total} = {event.accuracy:f}")
         elif isinstance(event, Saved):
             self.output.line(f"checkpoint {event.path} ({event.bytes / 1e6:,.1f} MB in {event.seconds:,.2f} s)")
         elif isinstance(event, Trouble):

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from gptc.runtime.interrupt import Interrupt
     from gptc.runtime.model import Model
     from gptc.runtime.resume import Start
-    from gptc.runtime.train import Summary, TrainSettings
+    from gptc.runtime.settings import TrainSettings
+    from gptc.runtime.train import Summary
     from gptc.runtime.world import World
 
 WEIGHTS = "weights.safetensors"
-LOG = "log.jsonl"
+METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 DEFAULT_DATA = "the Python standard library"
 NOTICE = "\nstopping: a checkpoint is written first; a second signal ends this at once\n"
@@ -64,7 +65,7 @@ def train(
     from gptc.runtime.interrupt import Interrupt
     from gptc.runtime.model import load_model
     from gptc.runtime.resume import Start
-    from gptc.runtime.train import TrainSettings, schedule_of
+    from gptc.runtime.settings import TrainSettings, schedule_of
 
     world = join_job(ranks)
     rank, size = (world.rank, world.size) if world else (0, ranks or 1)
@@ -104,9 +105,9 @@ def _run(
 ) -> Summary:  # fmt: skip
     """Train.  Of all ranks the first alone begins, reports and writes; the others take over what it has."""
     from gptc.cli.events import Reporter
+    from gptc.runtime.progress import Progress
     from gptc.runtime.resume import begin
     from gptc.runtime.saver import Saver
-    from gptc.runtime.train import Progress
     from gptc.runtime.train import train as run_training
 
     if not world.leads:
@@ -118,7 +119,7 @@ def _run(
             progress = begin(start, model, corpus, history, decisive, output.line)
         world.attach(model)
         progress = Progress.shared(world, progress)
-        log = history.folder.parent / LOG
+        log = history.folder.parent / METRICS
         if not progress.step:
             log.write_bytes(b"")
         report = Reporter(output, log, settings.steps)

@@ -12,7 +12,7 @@ from gptc.runtime.data import Data
 from gptc.runtime.history import History, verified
 from gptc.runtime.init import SEED, initialise
 from gptc.runtime.model import Model
-from gptc.runtime.train import Progress, restore
+from gptc.runtime.progress import Progress, restore
 from gptc.runtime.weights import load_weights
 
 CODE = "code"

@@ -11,13 +11,13 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gptc.errors import StorageError
 from gptc.runtime.checkpoint import Moment, Setting, write_checkpoint
+from gptc.runtime.events import Saved, Trouble
 from gptc.runtime.history import History
 from gptc.runtime.model import Model
 from gptc.runtime.snapshot import Snapshot
@@ -26,26 +26,6 @@ PAUSES = (0.5, 2.0)
 """Seconds to wait before each new attempt."""
 MARGIN = 1 << 20
 """Bytes that must be free beside the tensors': manifest, headers, folders."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint is on the disk.  `blocked` seconds training stood still for it, `seconds` it took to write."""
-
-    step: int
-    path: Path
-    bytes: int
-    blocked: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Something went wrong with checkpoints; `lost` when the one of `step` will not be there."""
-
-    step: int
-    message: str
-    lost: bool
 
 
 class Saver:

@@ -16,11 +16,13 @@ from gptc.compiler import Compiled, build_model
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import open_data
+from gptc.runtime.events import Evaluation, Event
 from gptc.runtime.init import initialise
 from gptc.runtime.rng import Mt19937
 from gptc.runtime.schedule import Schedule
+from gptc.runtime.settings import TrainSettings
 from gptc.runtime.shard import write_shard
-from gptc.runtime.train import Evaluation, Event, TrainSettings, train
+from gptc.runtime.train import train
 from gptc.runtime.weights import load_weights
 
 STEPS = 40

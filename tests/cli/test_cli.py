@@ -177,7 +177,7 @@ def test_train_then_generate(home: Path) -> None:
     assert re.search(r"steps +12 +--steps", trained.stderr)
     assert re.search(r"step 12: train loss [0-9.]+", trained.stderr)
     assert f"peak memory {result['peak_rss'] / 2**20:,.0f} MiB" in trained.stderr
-    log = [json.loads(line) for line in (home / "runs" / "tiny" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (home / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in log if "norm" in e] == list(range(1, 13))
     assert [e["step"] for e in log if "norm" not in e] == [0, 6, 12]
 
@@ -321,7 +321,7 @@ def test_mistakes(home: Path, arguments: list[str | Path], code: int, message: s
     made = {p.name for p in home.rglob("*") if "cache" not in p.parts and "build" not in p.parts} - {
         p.name for p in before
     }
-    assert made <= {"nan", "log.jsonl"}, "something half-written stays behind"
+    assert made <= {"nan", "metrics.jsonl"}, "something half-written stays behind"
 
 
 def test_mistakes_in_json(home: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_log_that_cannot_grow_is_told_once(home: Path) -> None:
     argv = [sys.executable, "-c", code, "train", TINY, "--data", "text.txt", "--steps", "9", "--run", "mute"]
     done = subprocess.run(argv, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mute/log.jsonl: cannot write: File too large") == 1
+    assert done.stdout.count("mute/metrics.jsonl: cannot write: File too large") == 1
     assert (home / "mute" / "weights.safetensors").exists()
 
 
@@ -384,7 +384,7 @@ def test_an_interruption_is_130_and_leaves_a_checkpoint(home: Path) -> None:
     with subprocess.Popen(
         argv, cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        log = home / "killed" / "log.jsonl"
+        log = home / "killed" / "metrics.jsonl"
         while not (log.is_file() and log.stat().st_size):
             time.sleep(0.05)
             assert process.poll() is None
@@ -392,7 +392,7 @@ def test_an_interruption_is_130_and_leaves_a_checkpoint(home: Path) -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.decode().endswith(NOTICE + "interrupted\n")
-    assert {p.name for p in (home / "killed").iterdir()} == {"log.jsonl", "checkpoints"}
+    assert {p.name for p in (home / "killed").iterdir()} == {"metrics.jsonl", "checkpoints"}
     assert list((home / "killed" / "checkpoints").glob("step-*/manifest.json"))
     again = gptc(home, *argv[3:], "--lr", "0.1", "--resume", "auto")
     assert again.returncode == 1

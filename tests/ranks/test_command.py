@@ -56,7 +56,7 @@ def weights(folder: Path, run: str) -> str:
 
 def steps_made(folder: Path, run: str) -> int:
     try:
-        lines = (folder / run / "log.jsonl").read_text().splitlines()
+        lines = (folder / run / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return 0
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)

@@ -17,8 +17,9 @@ import numpy as np
 
 from gptc.runtime.artefact import open_artefact
 from gptc.runtime.cpu import CpuModel
+from gptc.runtime.events import Saved, Trouble
 from gptc.runtime.history import History
-from gptc.runtime.saver import Saved, Saver, Trouble
+from gptc.runtime.saver import Saver
 
 
 def save_for_ever(model: CpuModel, history: History, step: int, pipe: int) -> None:

@@ -26,13 +26,15 @@ from gptc.runtime.cache import Cache
 from gptc.runtime.checkpoint import Moment, open_checkpoint, write_checkpoint
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
+from gptc.runtime.events import Event, Saved, Step, Trouble
 from gptc.runtime.history import History, verified
 from gptc.runtime.init import initialise
 from gptc.runtime.interrupt import Interrupted
 from gptc.runtime.resume import Start, begin, require_same
-from gptc.runtime.saver import Saved, Saver, Trouble
+from gptc.runtime.saver import Saver
+from gptc.runtime.settings import TrainSettings
 from gptc.runtime.snapshot import Snapshot, lasting_state
-from gptc.runtime.train import Event, Step, TrainSettings, train
+from gptc.runtime.train import train
 from tests.runtime.conftest import FULL, loaded
 from tests.runtime.toy import write_toy
 

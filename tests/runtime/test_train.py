@@ -19,9 +19,12 @@ from gptc.errors import GptcError, InputError, NumericsError, StorageError
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
+from gptc.runtime.evaluation import evaluate
+from gptc.runtime.events import Evaluation, Event, Step
 from gptc.runtime.generate import Sampling, choose, generate, probabilities
 from gptc.runtime.rng import Mt19937, XorShift
-from gptc.runtime.train import Evaluation, Event, Step, TrainSettings, evaluate, schedule_of, train
+from gptc.runtime.settings import TrainSettings, schedule_of
+from gptc.runtime.train import train
 from gptc.runtime.weights import load_weights, save_weights
 from tests.runtime.conftest import loaded
 from tests.runtime.toy import write_toy

@@ -13,9 +13,11 @@ import pytest
 
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data
+from gptc.runtime.events import Step
 from gptc.runtime.loader import Loader
+from gptc.runtime.settings import TrainSettings
 from gptc.runtime.shard import Memory
-from gptc.runtime.train import Step, TrainSettings, train
+from gptc.runtime.train import train
 from tests.system.workshop import NANO, NEEDS_BF16, TINY, Workshop
 
 EMIT = """

@@ -16,9 +16,11 @@ from safetensors.numpy import load_file
 from gptc.ir.types import DType
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
+from gptc.runtime.events import Event, Step
 from gptc.runtime.loader import Loader
+from gptc.runtime.settings import TrainSettings
 from gptc.runtime.shard import Memory, write_shard
-from gptc.runtime.train import Event, Step, TrainSettings, train
+from gptc.runtime.train import train
 from gptc.runtime.weights import load_weights, save_weights
 from tests.system.reference import rounding, stages
 from tests.system.workshop import NANO, NEEDS_BF16, Built, Workshop, make, run_native

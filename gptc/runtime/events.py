@@ -1,0 +1,67 @@
+"""What happens in a run, as it is told to whoever watches: plain data, one class a kind of event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update: the loss before it, the gradient's norm before clipping, and what it took."""
+
+    step: int  # 1 for the first
+    loss: float
+    norm: float
+    lr: float
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean validation loss after `step` updates."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model writes after `step` updates."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Multiple choice after `step` updates: questions answered rightly, of how many."""
+
+    step: int
+    correct: int
+    total: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on the disk.  `blocked` seconds training stood still for it, `seconds` it took to write."""
+
+    step: int
+    path: Path
+    bytes: int
+    blocked: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something went wrong with checkpoints; `lost` when the one of `step` will not be there."""
+
+    step: int
+    message: str
+    lost: bool
+
+
+Event = Step | Evaluation | Sample | Score | Saved | Trouble

@@ -1,0 +1,41 @@
+"""What a run is told: how long, how fast, how often to look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptc.errors import InputError
+from gptc.runtime.model import Model
+from gptc.runtime.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What may change without a rebuild.  None takes the manifest's value.
+
+    `eval_every` counts steps between evaluations (0: only after the last), each over `eval_batches` batches.
+    """
+
+    steps: int
+    lr: float | None = None
+    schedule: str | None = None
+    warmup: int | None = None
+    final_lr_frac: float | None = None
+    eval_every: int = 0
+    eval_batches: int = 20
+    save: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.eval_every < 0 or self.eval_batches < 1:
+            raise InputError.of("need steps >= 1, eval_every >= 0 and eval_batches >= 1")
+
+
+def schedule_of(model: Model, settings: TrainSettings) -> Schedule:
+    """The settings over the manifest's defaults."""
+    defaults = model.artefact.manifest.train
+    if defaults is None:
+        raise InputError.of(f"{model.artefact.folder.name} was compiled for inference", None, "compile it for training")
+    fields = {name: getattr(settings, name) for name in ("lr", "schedule", "warmup", "final_lr_frac")}
+    chosen = defaults.model_copy(update={name: value for name, value in fields.items() if value is not None})
+    return Schedule(chosen.schedule, chosen.lr, settings.steps, chosen.warmup, chosen.final_lr_frac)

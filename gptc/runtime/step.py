@@ -1,0 +1,62 @@
+"""One update of the weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from gptc.errors import NumericsError
+from gptc.runtime.events import Step
+from gptc.runtime.loader import Batch
+from gptc.runtime.model import Model
+from gptc.runtime.run import Run
+
+
+def step(run: Run, lr: float) -> Step:
+    """One update over `micro_steps` batches.  Until the update itself, nothing that lasts has changed."""
+    began = time.perf_counter()
+    model, progress = run.model, run.progress
+    micro_steps = model.artefact.manifest.micro_steps
+    scalars = {"lr": lr, "step": progress.step + 1.0}
+    if micro_steps == 1:
+        loss = run_batch(model, "step", _batch(run, 0), scalars)
+    else:
+        loss = 0.0
+        for micro in range(micro_steps):
+            loss += run_batch(model, "micro_step", _batch(run, micro), {"first": float(micro == 0)}) / micro_steps
+        _run_program(model, "update", scalars)
+    (loss,), norm = run.world.mean(loss), float(model["norm"])
+    require_finite("loss", loss, progress.step + 1)
+    require_finite("gradient norm", norm, progress.step + 1)
+    progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
+    seconds = time.perf_counter() - began
+    return Step(progress.step, loss, norm, lr, seconds, run.tokens_per_step / seconds)
+
+
+def require_finite(what: str, value: float, step: int) -> None:
+    """NumericsError where a number that decides is none."""
+    if not math.isfinite(value):
+        hint = "lower the learning rate, or lengthen the warmup"
+        raise NumericsError.of(f"step {step}: the {what} is {value}", None, hint)
+
+
+def run_batch(model: Model, program: str, batch: Batch, scalars: Mapping[str, float]) -> float:
+    """Run a program over a batch; returns the mean loss."""
+    model["tokens"][...], model["targets"][...] = batch
+    _run_program(model, program, scalars)
+    return float(model["loss"])
+
+
+def _batch(run: Run, micro: int) -> Batch:
+    """Batch `micro` of the step that comes; a wish to stop is granted here."""
+    with run.interrupt.breakable():
+        return run.data.train.batch(run.progress.batches + micro)
+
+
+def _run_program(model: Model, program: str, scalars: Mapping[str, float]) -> None:
+    """Run a program with those scalars that it takes: plain SGD, say, has no use for the step."""
+    for name in model.artefact.program(program).inputs:
+        if name in scalars:
+            model[name][...] = scalars[name]
+    model.run(program)
