@@ -177,11 +177,9 @@ def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Be
 def _load(job: Job, output: Output, threads: int | None) -> tuple[CpuModel, Probe]:
     """Compile, build and load the model, and build the probes with the same flags."""
     from gptc.cli.compile import compile_and_build
-    from gptc.codegen.render import render
-    from gptc.codegen.target import describe
+    from gptc.cli.peak import build_probe
     from gptc.errors import InputError
     from gptc.runtime.cpu import CpuModel
-    from gptc.runtime.probe import Probe
 
     if job.request.options.target != "c":
         raise InputError.of(
@@ -192,11 +190,7 @@ def _load(job: Job, output: Output, threads: int | None) -> tuple[CpuModel, Prob
     model = CpuModel(compiled.artefact, built.library)
     if threads:
         model.set_threads(threads)
-    options = job.request.options
-    target = describe(options.compiler, options.march)
-    cpu = target.instructions
-    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
-    return model, Probe(source, cpu.vector, cpu.sums, compiled.artefact.manifest.build)
+    return model, build_probe(job.request.options, compiled.artefact.manifest.build)
 
 
 def _about(step: TrainingStep) -> dict[str, Any]:

@@ -1,64 +1,111 @@
-"""What training says as it goes: lines for people, and every event in the log."""
+"""What training says as it goes: lines for people, and every event in the run's logs."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from gptc.cli.pace import Pace
+from gptc.runtime.events import Began, Evaluation, Event, Sample, Saved, Score, Step, Trouble
+from gptc.runtime.log import Log
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
-    from gptc.runtime.events import Event
+
+FIRST = 10
+"""So many steps are always told."""
+INTERVAL, LIVE_INTERVAL = 1.0, 30.0
+"""Seconds between two lines for steps: where there is no live line, and above it."""
+
+
+class Sink(Protocol):
+    """Something that keeps events.  Raises OSError where it cannot."""
+
+    def write(self, event: Event) -> None: ...
 
 
 class Reporter:
-    """Prints every step on a terminal, else some; adds all of them to the log, a line each.
+    """Takes the events of a run, on the thread of training.
 
-    A disk that does not take the line is told once; training goes on.
+    A disk that does not take one is told once; training goes on.
     """
 
-    def __init__(self, output: Output, log: Path, steps: int) -> None:
-        from time import monotonic
-
-        self.output, self.log, self.steps, self.clock = output, log, steps, monotonic
-        self.last = float("-inf")
-        self.told = False
+    def __init__(self, output: Output, sinks: dict[str, Sink], steps: int, began: Began) -> None:
+        """`sinks` by the names that people know them by; `began` is told to them at once."""
+        self._output, self._sinks, self._steps = output, dict(sinks), steps
+        self._pace = Pace(steps, began.flops_per_token, began.peak)
+        self._interval = LIVE_INTERVAL if output.lively else INTERVAL
+        self._last = float("-inf")
+        self._failed: set[str] = set()
+        self._keep(began)
 
     def __call__(self, event: Event) -> None:
-        from gptc.runtime.events import Evaluation, Sample, Saved, Score, Trouble
+        self._keep(event)
+        match event:
+            case Step():
+                self._pace.add(event)
+                self._show(event)
+            case Evaluation():
+                self._output.line(f"val loss {event.loss:.6f}")
+            case Sample():
+                self._output.line(f"generating:\n---\n{printable(event.text)}\n---")
+            case Score():
+                self._output.line(f"HellaSwag: {event.correct}/{event.total} = {event.accuracy:.6f}")
+            case Saved():
+                size = f"{event.bytes / 1e6:,.1f} MB in {event.seconds:,.2f} s"
+                self._output.line(f"checkpoint {event.path} ({size})")
+            case Trouble():
+                self._output.line(f"{'LOST' if event.lost else 'warning'}: {event.message}", "bold red")
 
-        self._write(event)
-        if isinstance(event, Evaluation):
-            self.output.line(f"val loss {event.loss:.6f}")
-        elif isinstance(event, Sample):
-            self.output.line(f"generating:\n---\n{event.text}\n---")
-        elif isinstance(event, Score):
-            self.output.line(f"HellaSwag: {event.correct}/{event.total} = {event.accuracy:f}")
-        elif isinstance(event, Saved):
-            self.output.line(f"checkpoint {event.path} ({event.bytes / 1e6:,.1f} MB in {event.seconds:,.2f} s)")
-        elif isinstance(event, Trouble):
-            self.output.line(f"{'LOST' if event.lost else 'warning'}: {event.message}", "bold red")
-        elif self._due(event.step):
-            self.output.line(
-                f"step {event.step}: train loss {event.loss:.6f} (took {event.seconds * 1e3:.2f} ms, "
-                f"norm {event.norm:.4f}, lr {event.lr:.2e}, {event.tokens_per_second:,.0f} tokens/s)"
-            )
+    def _keep(self, event: Event) -> None:
+        for name, sink in self._sinks.items():
+            try:
+                sink.write(event)
+            except OSError as error:
+                if name not in self._failed:
+                    message = f"warning: {name}: cannot write: {error.strerror}; lines are missing"
+                    self._output.line(message, "bold red")
+                self._failed.add(name)
 
-    def _write(self, event: Event) -> None:
-        from dataclasses import asdict
-        from json import dumps
+    def _show(self, event: Step) -> None:
+        """A line as llm.c's train_gpt2 begins it and its CUDA version goes on."""
+        text = " | ".join((
+            f"step {event.step}: train loss {event.loss:.6f} (took {event.seconds * 1e3:.6f} ms)",
+            f"norm {event.norm:.4f}", f"lr {event.lr:.2e}", *self._pace.words(),
+        ))  # fmt: skip
+        now = time.monotonic()
+        if event.step <= FIRST or event.step == self._steps or now - self._last >= self._interval:
+            self._last = now
+            self._output.line(text)
+        else:
+            self._output.live(text)
 
-        try:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(dumps(asdict(event), default=str) + "\n")
-        except OSError as error:
-            if not self.told:
-                self.output.line(f"warning: {self.log}: cannot write: {error.strerror}; lines are missing", "bold red")
-            self.told = True
 
-    def _due(self, step: int) -> bool:
-        """The first ten steps, the last, and one each second between."""
-        now = self.clock()
-        if step > 10 and step != self.steps and now - self.last < 1.0:
-            return False
-        self.last = now
-        return True
+@dataclass(frozen=True)
+class Watch:
+    """A run to be reported, as soon as it is known where it goes on."""
+
+    output: Output
+    folder: Path
+    steps: int
+    began: Began
+    tensorboard: bool
+
+    def open(self, step: int) -> Reporter:
+        """The reporter.  What the logs have after `step` updates is taken out."""
+        log = Log(self.folder)
+        if damaged := log.begin(step):
+            self.output.line(f"{log.metrics}: {damaged} lines that cannot be read are left out")
+        sinks: dict[str, Sink] = {str(log.metrics): log}
+        if self.tensorboard:
+            from gptc.cli.tensorboard import TensorBoard
+
+            sinks["TensorBoard"] = TensorBoard(self.folder, step)
+        return Reporter(self.output, sinks, self.steps, replace(self.began, step=step))
+
+
+def printable(text: str) -> str:
+    """Without what would make a terminal do something: a model may write any bytes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

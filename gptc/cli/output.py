@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.table import Table
 
 INTERVAL = 5.0
@@ -28,9 +30,28 @@ class Output:
         if not self.console.is_terminal:
             self.console.width = FILE_WIDTH
         self.progress = Console(stderr=True, highlight=False, quiet=silent)
+        self._shown = False
+
+    @property
+    def lively(self) -> bool:
+        """Whether `live` shows anything."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
 
     def line(self, text: str = "", style: str | None = None) -> None:
+        self._clear()
         self.console.print(text, style=style, markup=False)
+
+    def live(self, text: str) -> None:
+        """A line that whatever comes next replaces, cut to the terminal's width; nothing where there is none."""
+        if self.lively:
+            self._clear()
+            self.console.print(text[: self.console.width - 1], end="", markup=False, soft_wrap=True)
+            self._shown = True
+
+    def _clear(self) -> None:
+        if self._shown:
+            self.console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+            self._shown = False
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Columns whose name begins with `>` are numbers and stand at the right."""
@@ -38,6 +59,7 @@ class Output:
         for column in columns:
             right = column.startswith(">")
             table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+        self._clear()
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         self.console.print(table, soft_wrap=False)

@@ -10,6 +10,7 @@ import typer
 from gptc.cli.flags import Data, Job, Json, Plain, Seed, Threads, TokenizerName, compiles
 
 if TYPE_CHECKING:
+    from gptc.cli.events import Watch
     from gptc.cli.output import Output
     from gptc.compiler import Compiled
     from gptc.runtime.data import Data as Corpus
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from gptc.runtime.world import World
 
 WEIGHTS = "weights.safetensors"
-METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-DEFAULT_DATA = "the Python standard library"
 NOTICE = "\nstopping: a checkpoint is written first; a second signal ends this at once\n"
 
 
@@ -45,6 +44,7 @@ AllowChange = Annotated[
 Ranks = Annotated[
     int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
 ]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")]
 
 
 @compiles("train")
@@ -53,12 +53,14 @@ def train(
     lr: Rate = None, val_every: ValEvery = 50, val_batches: ValBatches = 20, run: Folder = None,
     weights: Weights = None, save_every: SaveEvery = 0, keep_last: KeepLast = 3, keep_every: KeepEvery = 0,
     resume: Resume = None, allow_change: AllowChange = "", ranks: Ranks = None, threads: Threads = None,
-    plain: Plain = False, seed: Seed = None, json: Json = False,
+    tensorboard: TensorBoard = False, plain: Plain = False, seed: Seed = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Train a model and save its weights.  SIGINT and SIGTERM end it with a checkpoint."""
     from gptc.cli.compile import compile_and_build
+    from gptc.cli.events import Watch
     from gptc.cli.output import Output
     from gptc.cli.ranks import distributed, join_job, start_ranks, threads_of
+    from gptc.cli.settings import beginning, decisive
     from gptc.runtime.data import open_data
     from gptc.runtime.history import History
     from gptc.runtime.init import SEED
@@ -67,6 +69,8 @@ def train(
     from gptc.runtime.resume import Start
     from gptc.runtime.settings import TrainSettings, schedule_of
 
+    if tensorboard:
+        import gptc.cli.tensorboard  # noqa: F401  (tells at once where it cannot be)
     world = join_job(ranks)
     rank, size = (world.rank, world.size) if world else (0, ranks or 1)
     job = distributed(job) if size > 1 else job
@@ -89,11 +93,13 @@ def train(
             _make(folder)
         if world is not None:
             told = {name: value for name, value in {"steps": steps, "lr": lr}.items() if value is not None}
-            output.table("settings", ("setting", "value", "from"), _settings(compiled, told, corpus.source))
-            decisive = _decisive(compiled, job, settings, corpus.source, codec, start.seed, size)
+            began = beginning(compiled, job, told, corpus, world)
+            output.table("settings", ("setting", "value", "from"), began.settings)
+            remembered = decisive(compiled, job, settings, corpus.source, codec, start.seed, size)
             history = History(folder / CHECKPOINTS, keep_last, keep_every)
+            watch = Watch(output, folder, count, began, tensorboard)
             with world.together():
-                summary = _run(model, corpus, settings, start, history, decisive, save_every, interrupt, output, world)
+                summary = _run(model, corpus, settings, start, history, remembered, save_every, interrupt, watch, world)
     if world is None:
         raise typer.Exit(start_ranks(size))
     _conclude(summary, folder, compiled, output)
@@ -101,10 +107,11 @@ def train(
 
 def _run(
     model: Model, corpus: Corpus, settings: TrainSettings, start: Start, history: History,
-    decisive: dict[str, Any], save_every: int, interrupt: Interrupt, output: Output, world: World,
+    remembered: dict[str, Any], save_every: int, interrupt: Interrupt, watch: Watch, world: World,
 ) -> Summary:  # fmt: skip
     """Train.  Of all ranks the first alone begins, reports and writes; the others take over what it has."""
-    from gptc.cli.events import Reporter
+    from gptc.runtime.events import Ended
+    from gptc.runtime.machine import peak_rss
     from gptc.runtime.progress import Progress
     from gptc.runtime.resume import begin
     from gptc.runtime.saver import Saver
@@ -116,17 +123,16 @@ def _run(
         return run_training(model, corpus, settings, interrupt=interrupt, progress=progress, world=world)
     with history.writing():
         with interrupt.breakable():
-            progress = begin(start, model, corpus, history, decisive, output.line)
+            progress = begin(start, model, corpus, history, remembered, watch.output.line)
         world.attach(model)
         progress = Progress.shared(world, progress)
-        log = history.folder.parent / METRICS
-        if not progress.step:
-            log.write_bytes(b"")
-        report = Reporter(output, log, settings.steps)
-        saver = Saver(model, history, decisive, save_every, report)
-        return run_training(
+        report = watch.open(progress.step)
+        saver = Saver(model, history, remembered, save_every, report)
+        summary = run_training(
             model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world
         )
+        report(Ended(summary.steps, summary.seconds, peak_rss()))
+        return summary
 
 
 def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output) -> None:
@@ -154,33 +160,3 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError.of(f"{folder}: cannot make this folder: {error.strerror}") from None
-
-
-def _settings(compiled: Compiled, told: dict[str, Any], source: str) -> list[tuple[str, object, str]]:
-    """Every setting with its origin: the command line, the model file, or gptc's default."""
-    options, origins = compiled.artefact.manifest, compiled.summary["origins"]
-    bound = {"batch": options.dims["B"], "seq": options.dims["T"], "micro_steps": options.micro_steps}
-    values = compiled.summary["train"] | bound | told
-    rows: list[tuple[str, object, str]] = []
-    for name, value in values.items():
-        if value is None:
-            continue  # a constant of another optimizer
-        changed = name in told or (name in bound and compiled.summary["train"][name] != value)
-        rows.append(
-            (name, value, f"--{name.replace('_', '-')}" if changed else origins.get(f"train.{name}", "default"))
-        )
-    return [*rows, ("data", source, "--data" if source != DEFAULT_DATA else "default")]
-
-
-def _decisive(
-    compiled: Compiled, job: Job, settings: TrainSettings, source: str, tokenizer: str, seed: int, ranks: int
-) -> dict[str, Any]:
-    """Everything that decides what a run computes, by its dotted name: what a checkpoint remembers."""
-    manifest, options = compiled.artefact.manifest, job.request.options
-    bound = {"train.batch": manifest.dims["B"] * ranks, "train.seq": manifest.dims["T"], "train.steps": settings.steps}
-    bound |= {"train.micro_steps": manifest.micro_steps}
-    told = {} if settings.lr is None else {"train.lr": settings.lr}
-    own = {"data": source, "seed": seed, "tokenizer": tokenizer, "ranks": ranks}
-    free = ("batch", "seq", "micro_steps", "mode", "sanitize")  # bound above, or without effect
-    chosen = {f"options.{name}": value for name, value in options.to_json().items() if name not in free}
-    return {**compiled.summary["settings"], **bound, **told, **own, **chosen}

@@ -76,6 +76,20 @@ def _write_all(handle: int, piece: memoryview | bytes) -> None:
         piece = piece[os.write(handle, piece) :]
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file, made if need be.  What the disk does not take whole is taken back."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        try:
+            _write_all(handle, data)
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
+
+
 def fresh_folder(path: Path) -> None:
     """An empty folder, whatever was there before."""
     remove(path)

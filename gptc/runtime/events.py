@@ -7,6 +7,21 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Began:
+    """A process takes the run on after `step` updates.
+
+    `settings` are rows of name, value and origin.  `flops_per_token` is what a token costs to learn from, `peak` the
+    FLOP/s that all ranks together can do, as far as these are known.
+    """
+
+    step: int
+    model: str
+    settings: tuple[tuple[str, str, str], ...]
+    flops_per_token: float | None
+    peak: float | None
+
+
+@dataclass(frozen=True)
 class Step:
     """One update: the loss before it, the gradient's norm before clipping, and what it took."""
 
@@ -64,4 +79,13 @@ class Trouble:
     lost: bool
 
 
-Event = Step | Evaluation | Sample | Score | Saved | Trouble
+@dataclass(frozen=True)
+class Ended:
+    """All `step` updates are made.  `seconds` of this process alone, `peak_memory` the most bytes that it held."""
+
+    step: int
+    seconds: float
+    peak_memory: int
+
+
+Event = Began | Step | Evaluation | Sample | Score | Saved | Trouble | Ended

@@ -73,6 +73,8 @@ class Loader:
         self._open: tuple[int, Reader] | None = None
         self.samples = sum(counts)
         """Batches in an epoch."""
+        self.tokens = sum(shard.count for shard in shards)
+        """In all shards."""
 
     def batch(self, index: int) -> Batch:
         """Batch number `index`, counted from 0 over all epochs.  Raises InputError at an id beyond the vocabulary."""
@@ -87,8 +89,7 @@ class Loader:
 
     def state(self, index: int) -> dict[str, object]:
         """What `resume` needs to go on with batch `index`: the fields of LoaderState."""
-        tokens = sum(shard.count for shard in self._all)
-        counts = len(self._all), tokens, self._digest()
+        counts = len(self._all), self.tokens, self._digest()
         return asdict(LoaderState(STATE_FORMAT, index, self._sample, self._order.seed, *counts))
 
     def resume(self, state: Mapping[str, object]) -> int:

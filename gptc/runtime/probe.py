@@ -57,12 +57,15 @@ class Probe:
 
     def __init__(self, source: str, vector: int, sums: int, build: Build, cache: Cache | None = None) -> None:
         """`vector` and `sums` are what the source was rendered with."""
-        self._library = ctypes.CDLL(str(_build(source, build, cache or Cache())))
+        path = _build(source, build, cache or Cache())
+        self.identity = path.parent.name
+        """Of the code: the same on the same machine with the same compiler and flags."""
+        self._library = ctypes.CDLL(str(path))
         self._library.gptc_probe_fma.restype = ctypes.c_float
         self._library.gptc_probe_read.restype = ctypes.c_float
         self._turn = 2 * vector * sums
         self._turns: dict[str, int] = {}
-        self._has_bf16 = hasattr(self._library, "gptc_probe_bf16")
+        self.has_bf16 = hasattr(self._library, "gptc_probe_bf16")
         self._floats = max(256 << 20, 8 * last_level_cache()) // 4 // FLOATS * FLOATS
 
     @property
@@ -78,7 +81,7 @@ class Probe:
         read = buffer.nbytes / _best(partial(self.read, buffer))
         parts = np.split(buffer[: self._floats // 3 // FLOATS * FLOATS * 3], 3)
         triad = 3 * parts[0].nbytes / _best(partial(self._triad, *parts))
-        return Peaks(self.gflops("f32"), self.gflops("bf16") if self._has_bf16 else None, read / 1e9, triad / 1e9)
+        return Peaks(self.gflops("f32"), self.gflops("bf16") if self.has_bf16 else None, read / 1e9, triad / 1e9)
 
     def gflops(self, dtype: str, repeats: int = REPEATS) -> float:
         """Peak of multiply-adds, of "f32" or, where the target has them, "bf16"."""

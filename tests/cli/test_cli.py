@@ -178,8 +178,9 @@ def test_train_then_generate(home: Path) -> None:
     assert re.search(r"step 12: train loss [0-9.]+", trained.stderr)
     assert f"peak memory {result['peak_rss'] / 2**20:,.0f} MiB" in trained.stderr
     log = [json.loads(line) for line in (home / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
-    assert [e["step"] for e in log if "norm" in e] == list(range(1, 13))
-    assert [e["step"] for e in log if "norm" not in e] == [0, 6, 12]
+    assert [e["step"] for e in log if e["kind"] == "step"] == list(range(1, 13))
+    assert [e["step"] for e in log if e["kind"] == "evaluation"] == [0, 6, 12]
+    assert (log[0]["kind"], log[-1]["kind"]) == ("began", "ended")
 
     def text(*flags: str) -> str:
         return str(
@@ -321,7 +322,7 @@ def test_mistakes(home: Path, arguments: list[str | Path], code: int, message: s
     made = {p.name for p in home.rglob("*") if "cache" not in p.parts and "build" not in p.parts} - {
         p.name for p in before
     }
-    assert made <= {"nan", "metrics.jsonl"}, "something half-written stays behind"
+    assert made <= {"nan", "metrics.jsonl", "main.log"}, "something half-written stays behind"
 
 
 def test_mistakes_in_json(home: Path) -> None:
@@ -354,11 +355,11 @@ def test_a_bug_says_where_its_details_are(home: Path) -> None:
 def test_a_log_that_cannot_grow_is_told_once(home: Path) -> None:
     """The real thing: a file of 300 bytes at most.  The run itself goes on."""
     code = (
-        "import resource, sys\nfrom gptc.cli import events, main\nwrite = events.Reporter._write\n"
+        "import resource, sys\nfrom gptc.cli import events, main\nwrite = events.Reporter._keep\n"
         "def small(*a):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (300, -1))\n    write(*a)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
-        "events.Reporter._write = small\nsys.argv[0] = 'gptc'\nmain()"
+        "events.Reporter._keep = small\nsys.argv[0] = 'gptc'\nmain()"
     )
     argv = [sys.executable, "-c", code, "train", TINY, "--data", "text.txt", "--steps", "9", "--run", "mute"]
     done = subprocess.run(argv, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
@@ -384,15 +385,15 @@ def test_an_interruption_is_130_and_leaves_a_checkpoint(home: Path) -> None:
     with subprocess.Popen(
         argv, cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        log = home / "killed" / "metrics.jsonl"
-        while not (log.is_file() and log.stat().st_size):
+        log = home / "killed" / "main.log"
+        while not (log.is_file() and b"trl" in log.read_bytes()):
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.decode().endswith(NOTICE + "interrupted\n")
-    assert {p.name for p in (home / "killed").iterdir()} == {"metrics.jsonl", "checkpoints"}
+    assert {p.name for p in (home / "killed").iterdir()} == {"metrics.jsonl", "main.log", "checkpoints"}
     assert list((home / "killed" / "checkpoints").glob("step-*/manifest.json"))
     again = gptc(home, *argv[3:], "--lr", "0.1", "--resume", "auto")
     assert again.returncode == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gptc.cli.peak import flops_per_token
 from gptc.compiler import Request, plan
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -42,3 +43,5 @@ def test_gpt2_124m_compiles_fast_and_needs_less_than_llmc(workshop: Workshop) ->
     (step,) = (arena for arena in compiled.summary["memory"] if arena["program"] == "step")
     print(f"arena {step['arena'] / 4e6:.1f}M floats, gradients of the parameters included")
     assert step["arena"] < 4 * LLMC_FLOATS
+    n, layers, width = compiled.summary["parameters"], 12, 768
+    assert flops_per_token(compiled.artefact) == pytest.approx(6 * n + 6 * layers * width * 64, rel=0.01)  # llmc/mfu.h

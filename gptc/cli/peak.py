@@ -1,0 +1,64 @@
+"""What this machine can multiply at most, and what a model asks of it: the two sides of MFU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gptc.codegen.render import render
+from gptc.codegen.target import describe
+from gptc.options import Options
+from gptc.runtime.artefact import Artefact
+from gptc.runtime.cache import Cache
+from gptc.runtime.hashing import content_hash
+from gptc.runtime.machine import Neighbours, warning
+from gptc.runtime.manifest import Build
+from gptc.runtime.probe import Probe
+from gptc.runtime.profile import calls_of
+
+FILE = "peak.json"
+BACKWARD = 2
+"""Times the operations of the forward pass: each product of it has two for its gradients."""
+
+
+def build_probe(options: Options, build: Build) -> Probe:
+    """The probes, built with a model's compiler and flags."""
+    target = describe(options.compiler, options.march)
+    cpu = target.instructions
+    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
+    return Probe(source, cpu.vector, cpu.sums, build)
+
+
+def flops_per_token(artefact: Artefact) -> float | None:
+    """What learning from a token takes: the operations of `evaluate`, once forward and twice backward.
+
+    For a GPT-2 that is llm.c's 6 N + 6 L C T; nothing that is only computed again counts.  None without `evaluate`.
+    """
+    if not artefact.has_program("evaluate"):
+        return None
+    forward = sum(call.flops for call in calls_of(artefact)["evaluate"])
+    dims = artefact.manifest.dims
+    return (1 + BACKWARD) * forward / (dims["B"] * dims["T"])
+
+
+def peak_flops(options: Options, build: Build) -> float | None:
+    """FLOP/s of this process's threads, in the precision that products have; None on a GPU, which has no probe.
+
+    Measured once: a figure that nothing disturbed is kept in the cache.
+    """
+    if options.target != "c":
+        return None
+    probe, cache = build_probe(options, build), Cache()
+    dtype = "bf16" if options.precision == "bf16" and probe.has_bf16 else "f32"
+    key = content_hash("peak", probe.identity, probe.threads, dtype)
+    if entry := cache.get(key):
+        return float(json.loads((entry / FILE).read_text()))
+    neighbours = Neighbours()
+    found = 1e9 * probe.gflops(dtype)
+    if warning(neighbours.cores()) is None:
+        cache.put(key, lambda folder: _store(folder, found))
+    return found
+
+
+def _store(folder: Path, found: float) -> None:
+    (folder / FILE).write_text(json.dumps(found))

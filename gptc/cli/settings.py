@@ -1,0 +1,91 @@
+"""What a run was told, in full: a table for people, and what its checkpoints remember."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gptc.cli.output import size
+from gptc.cli.peak import flops_per_token, peak_flops
+from gptc.runtime.events import Began
+
+if TYPE_CHECKING:
+    from gptc.cli.flags import Job
+    from gptc.compiler import Compiled
+    from gptc.runtime.data import Data
+    from gptc.runtime.loader import Loader
+    from gptc.runtime.settings import TrainSettings
+    from gptc.runtime.world import World
+
+DEFAULT_DATA = "the Python standard library"
+Row = tuple[str, str, str]
+"""Name, value, and where the value is from: the command line, a line of the model file, or gptc's default."""
+
+
+def beginning(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, world: World) -> Began:
+    """The run before its first step: all settings, the flags in `told` among them, and what the machine can do.
+
+    The leading rank alone measures; the others wait, and report nothing.
+    """
+    rows = settings_table(compiled, job, told, data, world.size)
+    manifest = compiled.artefact.manifest
+    peak = peak_flops(job.request.options, manifest.build) if world.leads else None
+    if peak is not None:
+        peak *= world.size
+        rows.append(("peak", f"{peak / 1e9:,.0f} GFLOP/s of multiply-adds, measured", ""))
+    return Began(0, manifest.model, tuple(rows), flops_per_token(compiled.artefact), peak)
+
+
+def settings_table(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, ranks: int) -> list[Row]:
+    """Every setting with its origin, then what follows from them: sizes of the model, the data and the memory."""
+    manifest, origins = compiled.artefact.manifest, compiled.summary["origins"]
+    bound = {"batch": manifest.dims["B"], "seq": manifest.dims["T"], "micro_steps": manifest.micro_steps}
+    values = compiled.summary["train"] | bound | told
+    rows: list[Row] = []
+    for name, value in values.items():
+        if value is None:
+            continue  # a constant of another optimizer
+        changed = name in told or (name in bound and compiled.summary["train"][name] != value)
+        flag = f"--{name.replace('_', '-')}"
+        rows.append((name, str(value), flag if changed else origins.get(f"train.{name}", "default")))
+    rows.append(("data", data.source, "default" if data.source == DEFAULT_DATA else "--data"))
+    return rows + [(name, value, "") for name, value in _facts(compiled, job, data, ranks, values["steps"]).items()]
+
+
+def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, steps: int) -> dict[str, str]:
+    manifest, summary = compiled.artefact.manifest, compiled.summary
+    tokens = manifest.dims["B"] * manifest.dims["T"] * manifest.micro_steps * ranks
+    parts = ", ".join(f"{name} {size(n)}" for name, n in summary["segments"].items())
+    sizes = ", ".join(f"{name} {n:,}" for name, n in manifest.dims.items() if name not in ("B", "T"))
+    return {
+        "model": f"{manifest.model}, {summary['parameters']:,} parameters",
+        "sizes": sizes,
+        "tokenizer": manifest.tokenizer,
+        "target": summary["target"],
+        "precision": job.request.options.precision,
+        "remat": job.request.options.remat,
+        "ranks": str(ranks),
+        "tokens in a step": f"{tokens:,}",
+        "tokens in all": f"{tokens * steps:,}",
+        "epochs": f"{steps * manifest.micro_steps / data.train.samples:,.2f}",
+        "to train on": _extent(data.train),
+        "to validate on": _extent(data.val),
+        "memory": f"{size(sum(summary['segments'].values()))} a rank: {parts}",
+    }
+
+
+def _extent(loader: Loader) -> str:
+    return f"{loader.tokens:,} tokens, {loader.samples:,} batches"
+
+
+def decisive(
+    compiled: Compiled, job: Job, settings: TrainSettings, source: str, tokenizer: str, seed: int, ranks: int
+) -> dict[str, Any]:
+    """Everything that decides what a run computes, by its dotted name: what a checkpoint remembers."""
+    manifest, options = compiled.artefact.manifest, job.request.options
+    bound = {"train.batch": manifest.dims["B"] * ranks, "train.seq": manifest.dims["T"], "train.steps": settings.steps}
+    bound |= {"train.micro_steps": manifest.micro_steps}
+    told = {} if settings.lr is None else {"train.lr": settings.lr}
+    own = {"data": source, "seed": seed, "tokenizer": tokenizer, "ranks": ranks}
+    free = ("batch", "seq", "micro_steps", "mode", "sanitize")  # bound above, or without effect
+    chosen = {f"options.{name}": value for name, value in options.to_json().items() if name not in free}
+    return {**compiled.summary["settings"], **bound, **told, **own, **chosen}
