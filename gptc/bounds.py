@@ -256,6 +256,8 @@ CHUNK = 1 << 16
 
 def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
     """The update as a body; what is the same for all elements carries its roundings."""
+    if not float(x[6].value) > 0:
+        return [x[0], x[2], x[3], *([x[0]] if op.copy else [])]
     lr, count = float(x[4].value), float(x[5].value)
     rate, correction = lr / (1 - op.beta1**count), 1 - op.beta2**count
     if op.eps_hat:

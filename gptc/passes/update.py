@@ -7,6 +7,9 @@ Does:     `step`     global-norm clipping and an optimizer; outputs `norm`, each
                      and the parameter rounded where a copy of it is kept
           `collect`  one micro-step of several: gradients are added up in buffers `<key>.grad`
           `apply`    the update that follows the last micro-step: as `step`, from the buffers
+          An update changes nothing where the loss or the norm is not finite, or above the inputs `max_loss` and
+          `max_norm` (0: no limit; `apply`, which has no loss, takes the second alone).  The output `clip_scale` is the
+          factor on the gradients, or 0 where nothing was changed.  Between ranks `step` gives the mean of their losses.
 Does not: know the learning rate or how many steps there were: those are the inputs `lr` and `step`.
 
 Clipping as in Pascanu et al. 2013; the optimizers and their sources are in `gptc.ir.ops.optimizer`.
@@ -54,11 +57,17 @@ class Update:
         if self.part == "apply":
             return self.apply(graph)
         grads = {o.name.removeprefix(GRADIENT): o.value for o in graph.outputs if o.name.startswith(GRADIENT)}
-        b = extend(replace(graph, outputs=tuple(o for o in graph.outputs if not o.name.startswith(GRADIENT))))
+        loss = next(o.value for o in graph.outputs if o.name == "loss")
+        means = self.part == "step" and self.ranks
+        kept = (o for o in graph.outputs if not o.name.startswith(GRADIENT) and not (means and o.value == loss))
+        b = extend(replace(graph, outputs=tuple(kept)))
         if self.part == "collect":
             collect(b, parameters(graph), grads)
-        else:
-            self.update(b, parameters(graph), self.exchanged(b, parameters(graph), grads), copies(graph))
+            return b.build("precise")
+        if means:  # the ranks skip an update together
+            loss = b.all_reduce(loss, label="loss.mean")
+            b.output("loss", loss)
+        self.update(b, parameters(graph), self.exchanged(b, parameters(graph), grads), copies(graph), loss)
         return b.build("precise")
 
     def apply(self, graph: Graph) -> Graph:
@@ -85,8 +94,9 @@ class Update:
         return means
 
     def update(
-        self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value], rounded: Mapping[str, Node]
-    ) -> None:
+        self, b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value], rounded: Mapping[str, Node],
+        loss: Value | None = None,
+    ) -> None:  # fmt: skip
         """Append clipping and one step of the optimizer for each parameter."""
         lr, step = (b.input(key=key, label=key) for key in ("lr", "step"))
         squares = []
@@ -97,7 +107,10 @@ class Update:
             norm = b.global_norm(*squares, label="norm")
             # A limit of infinity never clips, and spares a second form of the update.
             scale = b.clip_scale(norm, limit=self.clip or math.inf)
+            for name, value in ({"max_norm": norm} | ({"max_loss": loss} if loss else {})).items():
+                scale = b.skip_above(scale, value, b.input(key=name, label=name))
         b.output("norm", norm)
+        b.output("clip_scale", scale)
         rule, names = OPTIMIZERS[self.optimizer]
         for key, node in params.items():
             assert isinstance(node.op, Buffer)

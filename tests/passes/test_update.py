@@ -33,7 +33,7 @@ def start(programs: Mapping[str, Graph], seed: int) -> dict[str, Array]:
         memory |= feeds(graph, seed, SIZES.V)
     state = [name for name in memory if name.endswith((".m", ".v", ".grad"))]
     memory |= {name: np.zeros_like(memory[name]) for name in state}
-    return memory | {"lr": np.asarray(1e-2)}
+    return memory | {"lr": np.asarray(1e-2), "max_norm": np.asarray(0.0), "max_loss": np.asarray(0.0)}
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 1e3])
@@ -181,3 +181,26 @@ def test_other_optimizers(name: str) -> None:
                     np.testing.assert_allclose(memory[key + suffix][told], value[told], atol=1e-9, err_msg=key + suffix)
     assert ("wte.m" in memory) == (name != "sgd without momentum")
     assert ("wte.v" in memory) == (name == "adam")
+
+
+@pytest.mark.parametrize("name", ["adamw", *OTHERS])
+def test_skipped_updates_change_nothing(name: str) -> None:
+    """A loss or norm above its limit or not finite: weights, moments and copies keep their bits.  Below, they move."""
+    training = Training() if name == "adamw" else OTHERS[name][0]
+    step = compiled(SIZES.graph(), Options(precision="bf16"), training)["step"]
+    start_memory = start({"step": step}, seed=0) | {"step": np.asarray(1.0)}
+    run(step, start_memory)
+    found = run(step, dict(start_memory))
+    loss, norm = (np.asarray(found[key], np.float32) for key in ("loss", "norm"))
+    assert found["clip_scale"] > 0
+    spoilt = {"ln_f.b": np.full_like(start_memory["ln_f.b"], np.nan)}
+    below = {"max_loss": np.nextafter(loss, np.float32(0))}, {"max_norm": np.nextafter(norm, np.float32(0))}
+    for change in (*below, {"max_norm": np.asarray(-1.0)}, spoilt):
+        memory = {key: np.asarray(x) for key, x in (start_memory | change).items()}
+        before = dict(memory)
+        assert run(step, memory)["clip_scale"] == 0
+        assert {key for key in memory if memory[key].tobytes() != before[key].tobytes()} == set(), change
+    above = {"max_loss": np.nextafter(loss, np.float32(9)), "max_norm": np.nextafter(norm, np.float32(9))}
+    memory = start_memory | above
+    assert run(step, memory)["clip_scale"] == found["clip_scale"]
+    assert memory["wte"].tobytes() != start_memory["wte"].tobytes()

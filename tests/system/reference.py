@@ -70,7 +70,7 @@ def feeds(graph: Graph) -> dict[str, Array]:
 
 def _feed(key: str, kind: TensorType) -> Array:
     rng = np.random.default_rng(zlib.crc32(key.encode()))
-    scalars = {"lr": LR, "step": STEP, "first": 1.0}
+    scalars = {"lr": LR, "step": STEP, "first": 1.0, "max_loss": 0.0, "max_norm": 0.0}
     if key in scalars:
         return np.asarray(scalars[key], np.float32)
     if not kind.dtype.is_float:
@@ -186,7 +186,7 @@ def expected(route: str) -> dict[str, Array]:
         lr = float(np.float32(LR))
         p = p - lr * (unbiased[0] / (np.sqrt(unbiased[1]) + train.eps) + decay * p)
         found |= {key: p, f"{key}.m": m, f"{key}.v": v}
-    return found | {"norm": norm}
+    return found | {"norm": norm, "clip_scale": train.clip / norm}
 
 
 def wrong_outputs(graph: Graph, route: str) -> list[str]:

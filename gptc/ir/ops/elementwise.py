@@ -290,3 +290,24 @@ class ClipScale(Elementwise):
 
     def body(self) -> Body:
         return body("norm", "y", "y = where(lt(limit, norm), limit / norm, 1)", limit=self.limit)
+
+
+@register
+class SkipAbove(Elementwise):
+    """The factor `scale` where x is finite and at most `most`, else 0, which tells an optimizer to change nothing.
+
+    A limit `most` of 0 is none.
+    """
+
+    name = "skip_above"
+    code = body(
+        "scale x most",
+        "y",
+        """
+        within = where(le(x, most), scale, 0)
+        known  = where(eq(most, 0), scale, within)
+        y      = where(lt(abs(x), inf), known, 0)
+        """,
+    )
+    differentiable = False
+    samples = (({}, ("f32[]", "f32[]", "f32[]")),)

@@ -1,4 +1,8 @@
-"""The update of parameters, and the global gradient norm that clips it."""
+"""The update of parameters, and the global gradient norm that clips it.
+
+An optimizer's operand `scale` is a factor on the gradient.  Where it is not positive the update is skipped: every
+result is the operand that it takes the place of, to the bit, whatever the gradient holds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gptc.ir.body import Body, body, evaluate
+from gptc.ir.body import Body, Stmt, body, evaluate
 from gptc.ir.op import Array, Op, Samples, Types, need, need_count, register
 from gptc.ir.types import DType, TensorType
 
@@ -105,6 +109,11 @@ class AdamW(Op):
         work = np.result_type(np.float32, operands[0].dtype)
         p, g, m, v = (x.astype(work, copy=False) for x in operands[:4])
         lr, step, scale = (float(x) for x in operands[4:])
+        kinds = [operands[i].dtype for i in (0, 2, 3)]
+        if self.copy:
+            kinds.append(DType(self.copy).numpy if work == np.float32 else work)
+        if not scale > 0:
+            return tuple(x.astype(kind) for x, kind in zip((p, m, v, p), kinds, strict=False))
         g = g * work.type(scale)
         mean = work.type(self.beta1) * m + work.type(1 - self.beta1) * g
         square = work.type(self.beta2) * v + work.type(1 - self.beta2) * g * g
@@ -113,9 +122,6 @@ class AdamW(Op):
         root = np.sqrt(square / work.type(1 if self.eps_hat else correction))
         unbiased = unbiased * work.type(np.sqrt(correction) if self.eps_hat else 1)
         new = p - work.type(lr) * (unbiased / (root + work.type(self.eps)) + work.type(self.weight_decay) * p)
-        kinds = [operands[i].dtype for i in (0, 2, 3)]
-        if self.copy:
-            kinds.append(DType(self.copy).numpy if work == np.float32 else work)
         stored = zip((new, mean, square, new), kinds, strict=False)
         return tuple(x.astype(kind, copy=False) for x, kind in stored)
 
@@ -131,9 +137,17 @@ class Rule(Op):
     differentiable = False
     samples: ClassVar[Samples] = (({}, ("f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[]", "f32[]")),)
 
+    def rule(self) -> Body:
+        """From the operands to p2 and m2, where the update is not skipped."""
+        raise NotImplementedError
+
     def body(self) -> Body:
         """From the operands to the results."""
-        raise NotImplementedError
+        code = self.rule()
+        pairs = zip(code.outputs, ("p", "m"), strict=False)
+        kept = tuple(Stmt(f"{new}_or_{old}", "where", ("go", new, old)) for new, old in pairs)
+        stmts = *code.stmts, Stmt("go", "lt", (0.0, "scale")), *kept
+        return Body(code.inputs, stmts, tuple(stmt.result for stmt in kept))
 
     def flops(self, *operands: TensorType) -> int:
         return self.body().flops * operands[0].count
@@ -168,7 +182,7 @@ class Sgd(Rule):
         ({"momentum": 0.0, "weight_decay": 0.1}, ("f32[7]", "f32[7]", "f32[]", "f32[]")),
     )
 
-    def body(self) -> Body:
+    def rule(self) -> Body:
         grad = "scale * g + decay * p" if self.weight_decay else "scale * g"
         if self.momentum:
             text = f"m2 = momentum * m + ({grad})\np2 = p - lr * m2"
@@ -188,7 +202,7 @@ class Lion(Rule):
     beta2: float = 0.99
     weight_decay: float = 0.0
 
-    def body(self) -> Body:
+    def rule(self) -> Body:
         change = "(sign(mix) + decay * p)" if self.weight_decay else "sign(mix)"
         return body(
             "p g m lr scale",
@@ -210,7 +224,7 @@ class Tiger(Rule):
     name = "tiger"
     beta1: float = 0.96875
 
-    def body(self) -> Body:
+    def rule(self) -> Body:
         return body(
             "p g m lr scale",
             "p2 m2",

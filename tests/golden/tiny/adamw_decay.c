@@ -21,7 +21,7 @@ void adamw_decay_f48d1f(
     const float *v,     // [n] second moments
     const float *lr,    // [] learning rate
     const float *step,  // [] 1 at the first update
-    const float *scale, // [] factor on the gradients, for clipping
+    const float *scale, // [] factor on the gradients, for clipping; 0: keep everything as it is
     float *p_out, float *m_out, float *v_out, // [n] each, may be p, m, v
     int64_t n)
 {
@@ -32,6 +32,7 @@ void adamw_decay_f48d1f(
     const float unbias2 = 1.0 / sqrt(1.0 - pow(0.95, *step));
     const float decay = *lr * 0.1;
     const float clip = *scale;
+    const int skip = !(clip > 0.0f);
 
     #pragma omp parallel for schedule(static)
     for (int64_t i0 = 0; i0 < n; i0 += CHUNK) {
@@ -41,9 +42,10 @@ void adamw_decay_f48d1f(
             const float grad = clip * g[i];
             const float mean = beta1 * m[i] + keep1 * grad;
             const float square = beta2 * v[i] + keep2 * grad * grad;
-            m_out[i] = mean;
-            v_out[i] = square;
-            p_out[i] = p[i] - (rate * mean / (sqrtf(square) * unbias2 + eps) + decay * p[i]);
+            const float param = p[i] - (rate * mean / (sqrtf(square) * unbias2 + eps) + decay * p[i]);
+            m_out[i] = skip ? m[i] : mean;
+            v_out[i] = skip ? v[i] : square;
+            p_out[i] = skip ? p[i] : param;
         }
     }
 }
