@@ -23,6 +23,7 @@ from gptc.ir.ops.attention import Attention, AttentionGrad, repeat_heads
 from gptc.ir.ops.cache import AttentionCached, CacheAppend, unseen
 from gptc.ir.ops.collective import Half
 from gptc.ir.ops.embedding import Embedding, ScatterAdd
+from gptc.ir.ops.foreach import Foreach, columns
 from gptc.ir.ops.leaf import Iota
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, SumSquares
 from gptc.ir.ops.region import Column, Gemm, Region
@@ -35,10 +36,14 @@ TINY = 2.0**-120
 """What flushing an exponential or a subnormal to zero may cost, with room for the products that follow."""
 ROUND = {DType.bf16: 2.0**-8, DType.f16: 2.0**-11}
 """Relative rounding of a store; that of f32 is part of the last step, and whole numbers are exact."""
-UNITS = {"exp": 3, "log": 2, "tanh": 4, "sigmoid": 6, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
+UNITS = {"exp": 4, "log": 2, "tanh": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
          "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
          "round_bf16": 2.0**16, "round_f16": 2.0**13}  # fmt: skip
 """Roundoff units of one evaluation, 1 for all others: an ulp is at most two units."""
+GROWTH = {"exp": 1.25, "sigmoid": 1.25}
+"""Units more for each unit of the operand's magnitude, on a GPU."""
+LARGEST = 128.0
+"""Magnitude from which exponentials are infinite or flushed to zero."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Bounded:
         wide = value if value.dtype.kind in "iu" else value.astype(np.float64)
         return cls(wide, np.broadcast_to(0.0, wide.shape))
 
-    def rounded(self, units: float) -> Bounded:
+    def rounded(self, units: float | Array) -> Bounded:
         """After `units` more roundings."""
         return Bounded(self.value, self.error + units * U * np.abs(self.value) + TINY)
 
@@ -116,8 +121,10 @@ def step(fn: str, args: Sequence[Bounded], space: Sequence[int]) -> Bounded:
     spread = PROPAGATE.get(fn, _same)
     error = np.broadcast_to(np.asarray(spread(value, args), np.float64), value.shape)
     floor = 1e-6 if fn == "gelu" else 0.0  # support.h promises no relative accuracy where gelu underflows
-    units = UNITS.get(fn, 1)
-    return Bounded(value, error + floor).rounded(units) if units else Bounded(value, error)
+    units: float | Array = UNITS.get(fn, 1)
+    if fn in GROWTH:
+        units = units + GROWTH[fn] * np.minimum(np.abs(args[0].value), LARGEST)
+    return Bounded(value, error + floor).rounded(units) if np.any(units) else Bounded(value, error)
 
 
 def reduced(fn: str, x: Bounded, space: Sequence[int]) -> Bounded:
@@ -287,7 +294,11 @@ def scatter_add(op: ScatterAdd, x: Sequence[Bounded]) -> list[Bounded]:
 
 def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
     """The exact results of a node for these operands, and how far its kernel may be from each."""
-    op, x = node.op, [Bounded.exact(a) for a in operands]
+    op = node.op
+    if isinstance(op, Foreach):
+        nodes = [Node(op.op, own, node.results[k :: op.times]) for k, own in enumerate(op.sets(node.operands))]
+        return list(columns([bounded(*each) for each in zip(nodes, op.sets(operands), strict=True)]))
+    x = [Bounded.exact(a) for a in operands]
     with np.errstate(all="ignore"):
         match op:
             case Region():

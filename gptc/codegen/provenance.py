@@ -11,6 +11,7 @@ from gptc.codegen.program import WIDTH, quote, shorten
 from gptc.codegen.target import Target
 from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
+from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Region
 
 
@@ -40,8 +41,9 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
 
 def _ops(node: Node) -> list[str]:
     """The ops that went into a node."""
-    parts = node.op.parts if isinstance(node.op, Region) else ()
-    return [part.split(" ")[0] for part in parts] or [node.op.name]
+    op = node.op.op if isinstance(node.op, Foreach) else node.op
+    parts = op.parts if isinstance(op, Region) else ()
+    return [part.split(" ")[0] for part in parts] or [op.name]
 
 
 def _cost(node: Node) -> str:

@@ -19,6 +19,7 @@ from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.cache import AttentionCached
+from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.optimizer import AdamW
 from gptc.ir.ops.shape import Concat
 from gptc.ir.types import DType, TensorType
@@ -31,11 +32,12 @@ def select(node: Node, target: Target, plan: Plan | None = None) -> Call | None:
     """
     if node.op.kernel is None:
         return None
-    if node.op.name in PLACED:
-        return PLACED[node.op.name](node, target, plan or {})
-    if node.op.name not in SELECTORS:
-        raise InternalError.of(f"target {target.name} has no kernel for {node.op.name}", node.span)
-    return SELECTORS[node.op.name](node, target)
+    name = node.op.op.name if isinstance(node.op, Foreach) else node.op.name  # whose kernel takes several sets anyway
+    if name in PLACED:
+        return PLACED[name](node, target, plan or {})
+    if name not in SELECTORS:
+        raise InternalError.of(f"target {target.name} has no kernel for {name}", node.span)
+    return SELECTORS[name](node, target)
 
 
 Params = dict[str, object]
@@ -44,6 +46,8 @@ SQUARES = 16384
 """Elements whose squares a block of a GPU adds up."""
 TILE = 32
 """Rows that a block of a GPU adds up, of those sorted by where they go."""
+SETS = 48
+"""Sets of tensors whose addresses and sizes fit among the arguments of a kernel."""
 TERMS = 256
 """Addresses that fit among the arguments of a kernel, of which there may be 4 KB."""
 
@@ -69,7 +73,8 @@ def _ctype(argument: Argument, results: set[int]) -> str:
     if isinstance(argument, tuple):
         if isinstance(argument[0], int):
             return "const int64_t *"
-        return "float *const *" if id(argument[0]) in results else "const float *const *"
+        kind = ctype(argument[0].type.dtype)
+        return f"{kind} *const *" if id(argument[0]) in results else f"const {kind} *const *"
     if isinstance(argument, Scratch):
         return "void *"
     value = argument.value if isinstance(argument, Element) else argument
@@ -95,19 +100,35 @@ def _scatter_add(node: Node, target: Target) -> Call:
 
 
 def _adamw(node: Node, target: Target) -> Call:
-    assert isinstance(node.op, AdamW)
-    copy = node.op.copy
-    stem = "adamw" + "_decay" * bool(node.op.weight_decay) + f"_{copy}" * bool(copy)
-    arguments: tuple[Argument, ...] = (*node.operands, *node.results, node.operands[0].type.count)
-    return _fixed(node, target, arguments, node.op.attributes(), stem)
+    op = node.op.op if isinstance(node.op, Foreach) else node.op
+    assert isinstance(op, AdamW)
+    stem = "adamw" + "_decay" * bool(op.weight_decay) + f"_{op.copy}" * bool(op.copy)
+    if target.name == "c":
+        arguments: tuple[Argument, ...] = (*node.operands, *node.results, node.operands[0].type.count)
+        return _fixed(node, target, arguments, op.attributes(), stem)
+    times, shared = _sets(node, shared=3)
+    own, results = (_in_rows(values, times) for values in (node.operands[:-shared], node.results))
+    arguments = (*own, *node.operands[-shared:], *results, tuple(v.type.count for v in own[0]), times)
+    return _fixed(node, target, arguments, op.attributes() | {"MOST": SETS}, stem)
 
 
 def _sum_squares(node: Node, target: Target) -> Call:
-    (x,) = node.operands
-    n = x.type.count
+    counts = tuple(v.type.count for v in node.operands)
     if target.name == "c":
-        return _fixed(node, target, (x, *node.results, n))
-    return _fixed(node, target, (x, *node.results, Scratch(8 * ceil_div(n, SQUARES)), n), {"CHUNK": SQUARES})
+        return _fixed(node, target, (*node.operands, *node.results, *counts))
+    scratch = Scratch(8 * sum(ceil_div(n, SQUARES) for n in counts))
+    arguments = (node.operands, node.results, scratch, counts, len(counts))
+    return _fixed(node, target, arguments, {"CHUNK": SQUARES, "MOST": SETS})
+
+
+def _sets(node: Node, shared: int) -> tuple[int, int]:
+    """How many sets of tensors a node takes, and how many operands are the same for all, `shared` of a node alone."""
+    return (node.op.times, node.op.shared) if isinstance(node.op, Foreach) else (1, shared)
+
+
+def _in_rows(values: tuple[Value, ...], length: int) -> tuple[tuple[Value, ...], ...]:
+    """The values cut into rows."""
+    return tuple(values[start : start + length] for start in range(0, len(values), length))
 
 
 def _global_norm(node: Node, target: Target) -> Call:

@@ -36,15 +36,21 @@ def print_graph(graph: Graph) -> str:
 def print_node(node: Node) -> str:
     results = ", ".join(f"{v}: {v.type}" for v in node.results)
     text = f"{results} = {node.op.name}({', '.join(map(str, node.operands))})"
-    attributes = node.op.attributes()
-    if attributes:
-        text += " {" + ", ".join(f"{k}={_print_attribute(v)}" for k, v in attributes.items()) + "}"
+    text += _print_attributes(node.op)
     if node.span:
         text += f" @{json.dumps(node.span.file)}:{node.span.line}:{node.span.col}:{node.span.width}"
     return text + (f" in {json.dumps(node.origin)}" if node.origin else "")
 
 
+def _print_attributes(op: Op) -> str:
+    """` {key=value, ...}`, nothing for an op without attributes."""
+    pairs = [f"{key}={_print_attribute(value)}" for key, value in op.attributes().items()]
+    return f" {{{', '.join(pairs)}}}" if pairs else ""
+
+
 def _print_attribute(value: Any) -> str:
+    if isinstance(value, Op):
+        return json.dumps(value.name + _print_attributes(value))
     if isinstance(value, (Body, DType)):
         return json.dumps(str(value))
     return json.dumps(value)
@@ -191,13 +197,16 @@ def _field_types(cls: type[Op]) -> dict[str, Any]:
     return _HINTS[cls.name]
 
 
-_WORDS = {float: "a number", int: "an integer", bool: "true or false", str: "a text", Body: "a text", DType: "a text"}
+_WORDS = {float: "a number", int: "an integer", bool: "true or false"} | dict.fromkeys((str, Body, DType, Op), "a text")
 
 
 def _convert(key: str, value: Any, hint: Any) -> Any:
     """JSON value -> attribute of the declared type."""
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_convert(key, v, typing.get_args(hint)[0]) for v in value)
+    if hint is Op and isinstance(value, str):
+        name, _, attributes = value.partition(" ")
+        return _parse_op(name, attributes.removeprefix("{").removesuffix("}"))
     if hint in (Body, DType) and isinstance(value, str):
         return Body.parse(value) if hint is Body else DType(value)
     if hint is float and type(value) is int:

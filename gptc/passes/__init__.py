@@ -13,6 +13,7 @@ from gptc.passes.cache import Cache, obstacle
 from gptc.passes.copies import Copies
 from gptc.passes.differentiate import Differentiate
 from gptc.passes.fuse import Fuse
+from gptc.passes.group import Group
 from gptc.passes.layout import Layout
 from gptc.passes.lower import Lower
 from gptc.passes.manager import Context, Pass, run_pipeline
@@ -48,6 +49,7 @@ PASSES: dict[str, type[Pass]] = {
     "lower": Lower,
     "fuse": Fuse,
     "narrow": Narrow,
+    "group": Group,
     "schedule": Schedule,
     "memory": Memory,
 }
@@ -184,11 +186,11 @@ def kernels(options: Options) -> Pipeline:
     """From primitives to kernels in order."""
     cuda = options.target == "cuda"
     fuse = (Fuse(epilogue=EPILOGUE if cuda else None),) if options.fuse else ()
-    narrow = (Narrow(options.precision),) if cuda else ()
+    narrow = (Narrow(options.precision), Group()) if cuda else ()
     return (
         Lower(),  # before fuse: every primitive becomes a region, whether it is fused or not
         *fuse,  # before schedule: it decides what the nodes are
-        *narrow,  # after fuse: what is not stored is not rounded
+        *narrow,  # after fuse: what is not stored is not rounded; a launch is dear on a GPU alone
         Schedule(),  # last: memory is planned for this order
     )
 

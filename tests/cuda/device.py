@@ -82,6 +82,9 @@ class DeviceKernels:
                 return ctypes.c_int64(argument)
             case float():
                 return ctypes.c_float(argument)
+            case tuple() if isinstance(argument[0], int):
+                keep.append((ctypes.c_int64 * len(argument))(*argument))
+                return keep[-1]
             case tuple():
                 keep.append((ctypes.c_void_p * len(argument))(*(where[v.name] for v in argument)))
                 return keep[-1]

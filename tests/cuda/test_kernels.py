@@ -42,6 +42,7 @@ WIDE = {
     ),
     "rows too long to keep": region(Row, body("x", "y", "y = x - row_max(x) / row_sum(exp(x))"), "f32[2,70001]"),
     "columns of 2304": region(Column, body("x", "y", "y = copy(x)"), "f32[5000,2304]"),
+    "exponentials": region(Map, body("x", "y z", "y = exp(x)\nz = sigmoid(x)"), "f32[1048576]", dtypes=("f32", "f32")),
     "many elements": region(Map, body("a b", "y", "y = gelu(a) * b"), "f32[600,3072]", "f32[3072]"),
 }
 
@@ -87,6 +88,19 @@ def test_kernels(kernels: DeviceKernels, name: str) -> None:
     rng = np.random.default_rng(len(name))
     for node in CASES[name]:
         check(kernels, node, rng, operands_for(node, rng))  # type: ignore[arg-type]
+
+
+def test_exponentials(kernels: DeviceKernels) -> None:
+    """Over all arguments whose exponentials are floats, some of every magnitude."""
+    (node,) = CASES["exponentials"]
+    x = np.concatenate([np.linspace(-104, 88.72, 1 << 19), np.copysign(2.0 ** np.linspace(-140, 6.4, 1 << 19), 1)])
+    x[1 << 19 :: 2] *= -1
+    given = {"x0": x.astype(np.float32)}
+    results = {v.name: empty(v.type) for v in node.results}
+    kernels.call(node, given | results)
+    for got, want in zip(results.values(), bounded(node, list(given.values())), strict=True):
+        share = np.abs(got - want.value) / want.error
+        assert share.max() <= 1, f"{share.max():.2f} of the bound at {given['x0'][share.argmax()]}"
 
 
 GRAPHS = 300

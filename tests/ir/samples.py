@@ -16,6 +16,7 @@ from gptc.ir.types import DType, TensorType
 OPS = sorted(REGISTRY)
 Sample = tuple[Op, tuple[TensorType, ...]]
 POSITIVE = {("adamw", 3), ("clip_scale", 0), ("global_norm", 0), ("global_norm", 1), ("global_norm", 2)}
+POSITIVE |= {("foreach", 6), ("foreach", 7)}
 """(op, operand) pairs that are sums of squares or their roots."""
 
 
@@ -49,7 +50,7 @@ def operands(op: Op, types: tuple[TensorType, ...], seed: int, wide: bool = Fals
             array = np.abs(array)
         elif (op.name, index) == ("div", 1):
             array = np.copysign(0.5 + np.abs(array), array)
-        elif (op.name, index) == ("adamw", 5):
+        elif (op.name, index) in (("adamw", 5), ("foreach", 9)):
             array = np.asarray(3.0)
         found.append(array.astype(np.float64 if wide else kind.dtype.numpy))
     return found
