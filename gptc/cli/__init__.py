@@ -18,6 +18,7 @@ from gptc.cli import (
     generate,
     interop,
     opt,
+    report,
     schema,
     show,
     train,
@@ -53,6 +54,7 @@ app.command("opt")(guarded(opt.opt))
 app.command("schema")(guarded(schema.schema))
 app.command("doctor")(guarded(doctor.doctor))
 app.command("checkpoints")(guarded(checkpoints.checkpoints))
+app.command("report")(guarded(report.report))
 app.command("import")(guarded(interop.import_))
 app.command("export")(guarded(interop.export))
 app.add_typer(datas, name="data")

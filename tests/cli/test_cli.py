@@ -59,6 +59,7 @@ COMMANDS = (
     "import",
     "export",
     "checkpoints",
+    "report",
     "tune",
 )
 
