@@ -21,6 +21,8 @@ class Options:
     """Micro-steps whose gradients are summed before an update."""
     ranks: bool = False
     """Average gradients over the ranks of a job; how many there are is known when it runs."""
+    shards: int = 1
+    """Ranks that divide the optimizer's state among them (ZeRO, stage 1); 1: each has all of it."""
     precision: str = "f32"
     """`f32`; `bf16`: bf16 compute with f32 masters and statistics; `int8`: for inference, weights in 8 bits with a
     scale for each row, and f32 compute.  For inference weights are kept in the type named, caches in bf16 at most."""

@@ -26,6 +26,7 @@ from gptc.codegen.manifest import (
     param_json,
     plan_json,
     program_json,
+    state_json,
     tensor_json,
     to_json,
 )
@@ -83,7 +84,7 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
     if facts.trains and target.name == "cuda":
         steps = int(model.train.get("steps", 1))
         files["train.py"] = render("cuda/program/train.py", steps=steps, micro_steps=options.micro_steps)
-    if facts.trains and target.name == "c":
+    if facts.trains_alone:
         refreshes = any(program.name == "refresh" for program in programs)
         files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps, refreshes)
     digest = _digest(files, model, options)
@@ -108,7 +109,7 @@ def _support(facts: _Facts) -> dict[str, str]:
     ranks = {"programs/ranks.c": _render("ranks.c")} if facts.options.ranks else {}
     return ranks | {
         "include/host.h": _render("host.h"),
-        "Makefile": _render("Makefile", **made, trains=facts.trains),
+        "Makefile": _render("Makefile", **made, trains=facts.trains_alone),
         "include/support.h": render("c/support.h", VEC=target.instructions.vector),
         "programs/after.c": _render("after.c"),
         "programs/host.c": _render("host.c", features=target.features),
@@ -148,6 +149,11 @@ class _Facts:
     def largest(self) -> Json:
         """The arena of the program that needs most."""
         return memory_json(max(self.memory.arenas, key=lambda arena: arena.arena))
+
+    @property
+    def trains_alone(self) -> bool:
+        """Whether there is a native trainer: one rank without the others has a part of the state only."""
+        return self.trains and self.target.name == "c" and self.options.shards == 1
 
     @cached_property
     def tensors(self) -> list[tuple[Tensor, Node]]:
@@ -230,7 +236,7 @@ def _readme(facts: _Facts, name: str) -> str:
     }  # fmt: skip
     if facts.target.name == "cuda":
         return render("cuda/program/README.md", **about, trains=facts.trains)
-    return _render("README.md", **about, trains=facts.trains)
+    return _render("README.md", **about, trains=facts.trains_alone)
 
 
 def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
@@ -238,6 +244,7 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
     units = [path for path in sorted(files) if path.startswith(folders)]
     ports = [tensor_json(t) | {"direction": "in" if given else "out"} for t, given in facts.ports]
     train = {"train": dict(facts.model.train)} if facts.trains else {}
+    wholes = {op.key: op.shape for _, op in facts.params}
     return {
         "format": FORMAT,
         "gptc": gptc.__version__,
@@ -250,7 +257,8 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
         "segments": dict(facts.memory.segments),
         "params": [param_json(tensor, op) for tensor, op in facts.params],
         "copies": [tensor_json(tensor) for tensor, _ in facts.buffers("copy")],
-        "state": [tensor_json(tensor) for tensor, _ in facts.buffers("state")],
+        "state": [state_json(tensor, wholes, facts.options.shards) for tensor, _ in facts.buffers("state")],
+        "shards": facts.options.shards,
         "io": ports,
         "programs": [program_json(program) for program in facts.programs],
         **train,

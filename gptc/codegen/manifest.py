@@ -6,8 +6,9 @@ Both are plain data with a fixed order of keys, so that the same compilation pri
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptc.codegen.kernel import Call
@@ -18,6 +19,7 @@ from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.types import DType
 from gptc.passes.memory import ArenaReport
+from gptc.shares import share
 
 FORMAT = 1
 WIDTH = 120
@@ -65,6 +67,13 @@ def param_json(tensor: Tensor, op: Buffer) -> Json:
     valid = list(op.valid or op.shape)
     scale = {"scale": f"{op.key}.scale"} if op.dtype is DType.i8 else {}
     return tensor_json(tensor) | {"init": init_json(op.init), "valid": valid, "decay": op.decay} | scale
+
+
+def state_json(tensor: Tensor, wholes: Mapping[str, Sequence[int]], shards: int) -> Json:
+    """A state tensor; `whole` is the shape, by parameter, of that which ranks divide among them."""
+    whole = wholes.get(tensor.name.rpartition(".")[0])
+    divided = shards > 1 and whole is not None and tensor.type.shape == (share(math.prod(whole), shards),)
+    return tensor_json(tensor) | ({"whole": list(whole or ())} if divided else {})
 
 
 def init_json(text: str) -> Json:

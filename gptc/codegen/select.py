@@ -19,6 +19,7 @@ from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.cache import AttentionCached
+from gptc.ir.ops.collective import AllGather, OwnSquares, ReduceScatterBegin, ReduceScatterEnd
 from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.optimizer import AdamW
 from gptc.ir.ops.shape import Concat
@@ -142,6 +143,36 @@ def _global_norm(node: Node, target: Target) -> Call:
 def _exchange(node: Node, target: Target) -> Call:
     counts = tuple(v.type.count for v in node.operands)
     return _fixed(node, target, (node.operands, node.results, counts, len(counts)))
+
+
+def _reduce_scatter_begin(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, ReduceScatterBegin)
+    counts = tuple(v.type.count for v in node.operands)
+    return _fixed(node, target, (node.operands, node.results, counts, node.op.shares, len(counts)))
+
+
+def _reduce_scatter_end(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, ReduceScatterEnd)
+    promised = node.operands[: node.op.tensors]
+    return _fixed(node, target, (promised, node.results, tuple(v.type.count for v in promised), len(promised)))
+
+
+def _all_gather(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, AllGather)
+    counts = tuple(v.type.count for v in node.results)
+    return _fixed(node, target, (node.operands[: node.op.tensors], node.results, counts, len(counts)))
+
+
+def _own_share(node: Node, target: Target) -> Call:
+    (x,), (y,) = node.operands, node.results
+    return _fixed(node, target, (x, y, x.type.count, y.type.count))
+
+
+def _own_squares(node: Node, target: Target) -> Call:
+    assert isinstance(node.op, OwnSquares)
+    (x,), divided = node.operands, node.op.of > 0
+    stem = "own_squares_of_share" if divided else "own_squares"
+    return _fixed(node, target, (x, *node.results, node.op.of or x.type.count), {"divided": divided}, stem)
 
 
 def _attention(node: Node, target: Target, plan: Plan) -> Call:
@@ -278,6 +309,12 @@ SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "global_norm": _global_norm,
     "all_reduce_begin": _exchange,
     "all_reduce_end": _exchange,
+    "reduce_scatter_begin": _reduce_scatter_begin,
+    "reduce_scatter_end": _reduce_scatter_end,
+    "all_gather": _all_gather,
+    "own_share": _own_share,
+    "own_squares": _own_squares,
+    "norm_over_ranks": _global_norm,
     "cache_append": _cache_append,
     "attention_cached": _attention_cached,
 }

@@ -7,7 +7,7 @@ segments the way emitted code does, and destroys memory as soon as it is free: a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,20 @@ def interpret(graph: Graph, feeds: Feeds, wide: bool = False, observe: Observer 
             observe(node, results)
         found |= {v.name: a for v, a in zip(node.results, results, strict=True) if v.name in graph.output_names}
     return {o.name: found[o.value.name] for o in graph.outputs}
+
+
+def interpret_ranks(graph: Graph, feeds: Sequence[Feeds]) -> list[dict[str, Array]]:
+    """Outputs by name of every rank of a job; each has feeds of its own, and collectives see all of them."""
+    values: list[dict[str, Array]] = [{} for _ in feeds]
+    for node in graph.nodes:
+        operands = [tuple(known[v.name] for v in node.operands) for known in values]
+        leaf = isinstance(node.op, (Input, Buffer))
+        every: list[tuple[Array, ...]]
+        every = [(_fed(node, given),) for given in feeds] if leaf else node.op.together(operands)
+        for known, results in zip(values, every, strict=True):
+            settled = map(_settle, results, (v.type for v in node.results))
+            known |= {v.name: a for v, a in zip(node.results, settled, strict=True)}
+    return [{o.name: known[o.value.name] for o in graph.outputs} for known in values]
 
 
 def _steps(graph: Graph, feeds: Feeds, wide: bool) -> Iterator[tuple[Node, tuple[Array, ...]]]:

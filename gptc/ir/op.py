@@ -24,6 +24,8 @@ Types = tuple[TensorType, ...]
 Values = Sequence["Value"]
 Grads = Sequence["Value | None"]
 Pairs = tuple[tuple[int, int], ...]
+Ranks = Sequence[tuple[Array, ...]]
+"""The operands of one op on every rank of a job."""
 Samples = tuple[tuple[dict[str, Any], tuple[str, ...]], ...]
 
 
@@ -79,6 +81,10 @@ class Op:
     def eval(self, *operands: Array) -> tuple[Array, ...]:
         """NumPy semantics: the definition.  Must work in float32 and in float64."""
         raise NotImplementedError
+
+    def together(self, ranks: Ranks) -> list[tuple[Array, ...]]:
+        """What each rank of a job gets; collectives alone look at more than one."""
+        return [self.eval(*operands) for operands in ranks]
 
     def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
         """Build the gradient of each operand from the gradients of the results (None: zero)."""

@@ -24,6 +24,7 @@ from gptc.passes.quantise import Quantise
 from gptc.passes.recognise import Recognise
 from gptc.passes.remat import Remat
 from gptc.passes.schedule import Schedule
+from gptc.passes.shard import Shard
 from gptc.passes.simplify import Simplify
 from gptc.passes.store import Store
 from gptc.passes.update import Part, Update
@@ -45,6 +46,7 @@ PASSES: dict[str, type[Pass]] = {
     "update": Update,
     "layout": Layout,
     "remat": Remat,
+    "shard": Shard,
     "bucket": Bucket,
     "lower": Lower,
     "fuse": Fuse,
@@ -205,7 +207,9 @@ def rematerialise(level: str) -> Pipeline:
 
 def exchange(options: Options) -> Pipeline:
     """What ranks send each other; nothing for a job of one."""
-    return (Bucket(),) if options.ranks else ()
+    # Before bucket: shares travel in other buckets than means.  For a GPU there are no kernels of shares yet.
+    divided = (Shard(options.shards),) if options.target == "c" or options.shards > 1 else ()
+    return (*divided, Bucket()) if options.ranks else ()
 
 
 def optimizer(part: Part, options: Options, training: Training) -> Update:

@@ -9,7 +9,7 @@ import ctypes
 import math
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact
+from gptc.runtime.hooks import Exchange, set_hooks
 from gptc.runtime.machine import cores
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
@@ -28,9 +29,7 @@ SPIN = "2000"
 """Turns that a thread waits for the next kernel before it sleeps: a few microseconds."""
 SMALLER = "compile the model with a smaller --batch or --seq"
 AFTER = ctypes.CFUNCTYPE(None, ctypes.c_int)
-BEGIN = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
-END = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int64)
-"""The hooks of `templates/c/program/{after,ranks}.c`."""
+"""The hook of `templates/c/program/after.c`."""
 
 
 class Memory(ctypes.Structure):
@@ -62,7 +61,7 @@ class CpuModel:
         self._hook: Callable[[int], None] | None = None
         self._raised: BaseException | None = None
         self._trampoline = AFTER(self._call_hook)
-        self._hooks: Mapping[str, object] = {}
+        self._hooks: Sequence[object] = ()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A tensor in place, padding included: writes go to the model's memory."""
@@ -99,21 +98,10 @@ class CpuModel:
         """Call `hook(n)` after kernel call n of each program that runs from now on; None ends it."""
         self._hook = hook
 
-    def on_exchange(self, begin: Callable[[list[int], list[int]], None], end: Callable[[int], None]) -> None:
-        """Let `begin` have the addresses and sizes of the tensors that a program hands to the exchange between ranks;
-        let `end` wait for those whose first address it is given.  Both run in the thread that called `run`."""
-        hooks = {
-            "gptc_all_reduce_begin": BEGIN(lambda x, sizes, n: self._guard(lambda: begin(x[:n], sizes[:n]))),
-            "gptc_all_reduce_end": END(lambda x, n: self._guard(lambda: end(x[0]))),
-        }
-        for name, hook in hooks.items():
-            try:
-                place = ctypes.c_void_p.in_dll(self._library, name)
-            except ValueError:
-                message = f"{self.artefact.folder.name} was compiled for one rank"
-                raise InputError.of(message, None, "compile it with --ranks") from None
-            place.value = ctypes.cast(hook, ctypes.c_void_p).value
-        self._hooks = hooks  # they live as long as the library may call them
+    def on_exchange(self, exchange: Exchange) -> None:
+        """Let programs do with other ranks, through `exchange`, what they do together.  It is called by the thread that
+        called `run`, where what it raises is raised."""
+        self._hooks = set_hooks(self._library, self.artefact, exchange, self._guard)
 
     def set_threads(self, n: int) -> None:
         """Use n OpenMP threads from now on.  The results do not depend on it."""
@@ -129,13 +117,14 @@ class CpuModel:
         if (hook := self._hook) is not None:
             self._guard(lambda: hook(call))
 
-    def _guard(self, hook: Callable[[], None]) -> None:
+    def _guard(self, hook: Callable[[], Any]) -> Any:
         # An exception cannot cross the C frames: it is kept for `run`, and hooks rest until then.
         if self._raised is None:
             try:
-                hook()
+                return hook()
             except BaseException as error:
                 self._raised = error
+        return None
 
     def _view(self, tensor: Tensor) -> NDArray[Any]:
         raw = self._segments[tensor.segment][tensor.offset : tensor.offset + tensor.nbytes]

@@ -1,8 +1,10 @@
 """Several ranks through MPI: the only module that imports mpi4py.
 
-Gradients travel on a thread of their own, over a communicator of their own, while the program computes on: its
-`all_reduce_begin` hands a bucket to the thread, its `all_reduce_end` waits for it.  Everything else is exchanged by the
-main thread between programs.  Sums are taken by MPI in an order that depends on the number of ranks alone.
+Gradients travel on a thread of their own, over a communicator of their own, while the program computes on: what begins
+an exchange hands a bucket to the thread, what ends it waits for it.  Everything else is exchanged by the main thread.
+
+Sums are taken in the order of the ranks, each rank adding up its share of a tensor: the same bits under any MPI, and
+whether shares are gathered afterwards (`average`) or stay where they are (`scatter`).
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +33,7 @@ from gptc.runtime.job import SIGNS
 from gptc.runtime.model import Model
 from gptc.runtime.pulse import EVERY, Pulse, diagnose, read_signs
 from gptc.runtime.world import World
+from gptc.shares import part, share
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -57,15 +61,18 @@ class MpiWorld(World):
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.own_signs = "" if signs else _folder_for_all(comm)
         self.pulse = Pulse(Path(signs or self.own_signs), self.rank)
-        self.exchange = Exchange(comm.Dup(), self.pulse)
+        self.exchange = MpiExchange(comm, self.pulse)
         if self.own_signs and self.leads:
             threading.Thread(target=self._watch, name="gptc watch", daemon=True).start()
 
     def attach(self, model: Model) -> None:
         if not isinstance(model, CpuModel):
             raise InputError.of("several ranks train on CPUs so far; this artefact is for a GPU")
-        self.broadcast([model.segment("params"), model.segment("state")])
-        model.on_exchange(self.exchange.begin, self.exchange.end)
+        super().attach(model)
+        self.broadcast([model.segment("params")])
+        if model.artefact.manifest.shards == 1:
+            self.broadcast([model.segment("state")])
+        model.on_exchange(self.exchange)
 
     def mean(self, *values: float) -> tuple[float, ...]:
         total = np.array(values, np.float64)
@@ -130,6 +137,8 @@ GRACE = 1.0
 """Seconds for the first rank to tell what is wrong and end the job."""
 CHUNK = 1 << 28
 """Elements in one message: MPI counts in 32 bits."""
+PIECE = 1 << 18
+"""Elements that ranks add up at a time: enough for full bandwidth, few enough to be added in the cache."""
 
 
 def _in_place() -> Any:
@@ -138,46 +147,101 @@ def _in_place() -> Any:
     return MPI.IN_PLACE
 
 
-class Exchange:
-    """Averages tensors over the ranks on a thread of its own, in the order in which they are handed in."""
+class MpiExchange:
+    """Tensors between ranks.  What is begun is done by a thread of its own, in the order in which it was begun."""
 
     def __init__(self, comm: MPI.Comm, pulse: Pulse) -> None:
-        self.comm = comm
+        self.comm, self.beside = comm, comm.Dup()
+        """For the main thread, and for the other."""
         self.pulse = pulse
-        self.size = comm.Get_size()
-        self.pending: queue.SimpleQueue[tuple[threading.Event, list[NDArray[np.float32]]]] = queue.SimpleQueue()
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.received = np.empty((self.size, PIECE), np.float32)
+        """Terms of a sum, those of each rank in a row; this rank's own row has the sum."""
+        self.pending: queue.SimpleQueue[tuple[threading.Event, list[Callable[[], None]]]] = queue.SimpleQueue()
         self.finished: dict[int, threading.Event] = {}
-        """First address of a bucket -> whether its means are there."""
+        """First address of a bucket -> whether what belongs there is there."""
         self.failed: BaseException | None = None
         threading.Thread(target=self._work, name="gptc exchange", daemon=True).start()
 
-    def begin(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
-        """Take over float tensors at these addresses."""
-        self.finished[tensors[0]] = threading.Event()
-        self.pending.put((self.finished[tensors[0]], list(map(_floats, tensors, sizes))))
+    def average(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
+        self._begin(tensors[0], [partial(self.mean, _floats(x, n)) for x, n in zip(tensors, sizes, strict=True)])
 
-    def end(self, first: int) -> None:
-        """Return when the means are there of what `begin` took with this first address."""
+    def scatter(self, tensors: Sequence[int], shares: Sequence[int], sizes: Sequence[int]) -> None:
+        self._begin(shares[0], [
+            partial(self.share_of_mean, _floats(x, n), _floats(y, share(n, self.size)))
+            for x, y, n in zip(tensors, shares, sizes, strict=True)
+        ])  # fmt: skip
+
+    def wait(self, first: int) -> None:
         with self.pulse.waiting():
             self.finished.pop(first).wait()
         if self.failed is not None:
             raise self.failed
 
+    def gather(self, shares: Sequence[int], tensors: Sequence[int], sizes: Sequence[int]) -> None:
+        with self.pulse.waiting():
+            for own, tensor, size in zip(shares, tensors, sizes, strict=True):
+                whole = _floats(tensor, size)
+                start, stop = part(size, self.size, self.rank)
+                whole[start:stop] = _floats(own, share(size, self.size))[: stop - start]
+                self._gather(self.comm, whole)
+
+    def sum(self, x: float) -> float:
+        terms = np.empty(self.size)
+        with self.pulse.waiting():
+            self.comm.Allgather(np.array([x]), terms)
+        return float(sum(terms.tolist()))
+
+    def mean(self, array: NDArray[np.float32]) -> None:
+        """Put the means over the ranks in place of the numbers, at once."""
+        start, stop = part(array.size, self.size, self.rank)
+        self._reduce(array, array[start:stop])
+        self._gather(self.beside, array)
+
+    def share_of_mean(self, array: NDArray[np.float32], into: NDArray[np.float32]) -> None:
+        """This rank's share of the means over the ranks, then zeros, at once."""
+        start, stop = part(array.size, self.size, self.rank)
+        into[stop - start :] = 0
+        self._reduce(array, into[: stop - start])
+
+    def _begin(self, first: int, work: list[Callable[[], None]]) -> None:
+        self.finished[first] = threading.Event()
+        self.pending.put((self.finished[first], work))
+
     def _work(self) -> None:
         while True:
-            finished, arrays = self.pending.get()
+            finished, work = self.pending.get()
             try:
-                for array in arrays:
-                    self._average(array)
+                for each in work:
+                    each()
             except BaseException as error:  # raised again by the thread that waits
                 self.failed = error
             finished.set()
 
-    def _average(self, array: NDArray[np.float32]) -> None:
-        for start in range(0, array.size, CHUNK):
-            part = array[start : start + CHUNK]
-            self.comm.Allreduce(_in_place(), part)
-            part *= np.float32(1 / self.size)
+    def _reduce(self, array: NDArray[np.float32], own: NDArray[np.float32]) -> None:
+        """`own`, which may lie in `array`, becomes this rank's share of the means; in pieces that a cache holds."""
+        parts = [part(array.size, self.size, rank) for rank in range(self.size)]
+        total, others = self.received[self.rank], [rank != self.rank for rank in range(self.size)]
+        places = [rank * PIECE for rank in range(self.size)]
+        for low in range(0, share(array.size, self.size), PIECE):
+            pieces = [(min(start + low, stop), min(start + low + PIECE, stop)) for start, stop in parts]
+            sent = [(stop - start) * other for (start, stop), other in zip(pieces, others, strict=True)]
+            start, stop = pieces[self.rank]
+            count = stop - start
+            got = [count * other for other in others]
+            starts = [piece[0] for piece in pieces]
+            self.beside.Alltoallv([array, (sent, starts)], [self.received, (got, places)])
+            rows = [self.received[rank] if other else array[start:stop] for rank, other in enumerate(others)]
+            np.copyto(total[:count], rows[0][:count])
+            for row in rows[1:]:
+                total[:count] += row[:count]
+            np.multiply(total[:count], np.float32(1 / self.size), out=own[low : low + count])
+
+    def _gather(self, comm: MPI.Comm, whole: NDArray[np.float32]) -> None:
+        """Every rank's share, which is in its place already, to all others."""
+        parts = [part(whole.size, self.size, rank) for rank in range(self.size)]
+        counts, starts = [stop - start for start, stop in parts], [start for start, _ in parts]
+        comm.Allgatherv(_in_place(), [whole, (counts, starts)])
 
 
 def _floats(address: int, count: int) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gptc.errors import InputError, StorageError
+from gptc.shares import share
 
 FORMAT = 1
 REEMIT = "compile the model again; emitted files are not meant to be edited in place"
@@ -68,6 +69,13 @@ class Tensor(Model):
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+
+class State(Tensor):
+    """A tensor of the optimizer's state."""
+
+    whole: Shape | None = None
+    """The shape of the tensor of which this is a rank's share, flat; None where each rank has all of it."""
 
 
 class Normal(Model):
@@ -164,7 +172,9 @@ class Manifest(Model):
     params: tuple[Param, ...]
     copies: tuple[Tensor, ...] = ()
     """Parameters in another dtype, as the program `refresh` and updates leave them: never saved."""
-    state: tuple[Tensor, ...]
+    state: tuple[State, ...]
+    shards: int = Field(default=1, ge=1)
+    """Ranks that divide the state among them."""
     io: tuple[Port, ...]
     programs: tuple[Program, ...] = Field(min_length=1)
     train: TrainDefaults | None = None
@@ -189,6 +199,10 @@ class Manifest(Model):
             for name in program.inputs + program.outputs:
                 if name not in ports:
                     raise ValueError(f"program {program.name} uses {name}, which is not in io")
+        for tensor in self.state:
+            if tensor.whole and tensor.shape != (share(math.prod(tensor.whole), self.shards),):
+                parts = f"{list(tensor.shape)} is no share of {list(tensor.whole)} among {self.shards}"
+                raise ValueError(f"state {tensor.name}: {parts}")
         for unit in self.build.units:
             if unit not in self.files:
                 raise ValueError(f"unit {unit} has no hash in files")

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from gptc.errors import InputError
 from gptc.runtime.model import Model
 
 
@@ -18,7 +19,15 @@ class World:
     size = 1
 
     def attach(self, model: Model) -> None:
-        """Average the gradients of `model` over the ranks from now on, and give all of them rank 0's weights."""
+        """Average the gradients of `model` over the ranks from now on, and give all of them rank 0's weights and, where
+        they do not divide it among them, state.
+
+        Raises InputError where the model's state is divided among another number of ranks.
+        """
+        shards = model.artefact.manifest.shards
+        if shards not in (1, self.size):
+            message = f"{model.artefact.folder.name} divides its state among {shards} ranks; this job has {self.size}"
+            raise InputError.of(message, None, "gptc train --ranks --zero 1 compiles for the ranks that there are")
 
     def mean(self, *values: float) -> tuple[float, ...]:
         """The mean of each number over the ranks, the same on all of them."""

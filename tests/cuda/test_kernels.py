@@ -61,7 +61,8 @@ def in_bf16(node: Node) -> Node:
     return Node(op, operands, results)
 
 
-MISSING = ("cache_append", "attention_cached", "all_reduce_begin", "all_reduce_end")
+DIVIDED = ("reduce_scatter_begin", "reduce_scatter_end", "all_gather", "own_share", "own_squares", "norm_over_ranks")
+MISSING = ("cache_append", "attention_cached", "all_reduce_begin", "all_reduce_end", *DIVIDED)
 
 
 def unknown(node: Node) -> bool:

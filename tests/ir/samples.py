@@ -15,7 +15,8 @@ from gptc.ir.types import DType, TensorType
 
 OPS = sorted(REGISTRY)
 Sample = tuple[Op, tuple[TensorType, ...]]
-POSITIVE = {("adamw", 3), ("clip_scale", 0), ("global_norm", 0), ("global_norm", 1), ("global_norm", 2)}
+NORMS = ("global_norm", "norm_over_ranks")
+POSITIVE = {("adamw", 3), ("clip_scale", 0), *((norm, i) for norm in NORMS for i in range(3))}
 POSITIVE |= {("foreach", 6), ("foreach", 7)}
 """(op, operand) pairs that are sums of squares or their roots."""
 

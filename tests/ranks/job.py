@@ -1,6 +1,6 @@
 """What every rank of the tests' jobs runs: some steps of a tiny GPT-2 on its share of the same tokens.
 
-    python -m mpi4py -m tests.ranks.job FOLDER SEED
+    python -m mpi4py -m tests.ranks.job FOLDER SEED SHARDS
 
 Prints one JSON object a rank.
 """
@@ -24,17 +24,17 @@ from tests.system.workshop import TINY, Workshop
 BATCH, LENGTH, STEPS = 8, 32, 12
 
 
-def main(folder: Path, seed: int) -> None:
+def main(folder: Path, seed: int, shards: int) -> None:
     world = join()
     with world.together():
-        found = train(world, folder, seed)
+        found = train(world, folder, seed, shards)
     sys.stdout.write(json.dumps(found) + "\n")  # one write, so that ranks do not interleave
 
 
-def train(world: World, folder: Path, seed: int) -> dict[str, Any]:
+def train(world: World, folder: Path, seed: int, shards: int) -> dict[str, Any]:
     """Some steps; what came of them."""
     own = BATCH // world.size
-    built = Workshop(folder).build(TINY, own, LENGTH, ranks=True)  # made by the test: found in the cache
+    built = Workshop(folder).build(TINY, own, LENGTH, ranks=True, shards=shards)  # made by the test: found in the cache
     model = CpuModel(built.artefact, built.library)
     model.set_threads(1)
     initialise(model, seed + world.rank)  # `attach` gives all of them rank 0's
@@ -53,4 +53,4 @@ def train(world: World, folder: Path, seed: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

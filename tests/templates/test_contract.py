@@ -26,6 +26,9 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "matmul": {"dtype": "f32", "trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
     "scatter_add": {},
     "sum_squares": {},
+    "own_share": {},
+    "own_squares": {"divided": True},
+    "reduce_scatter_begin": {},
 }
 
 
