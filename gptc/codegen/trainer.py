@@ -18,7 +18,7 @@ def trainer_files(
     model: str, tokenizer: str, train: Mapping[str, Any], params: Sequence[tuple[Tensor, Buffer]], micro_steps: int,
     refreshes: bool,
 ) -> dict[str, str]:  # fmt: skip
-    """Path -> text.  `train` gives the defaults of the options: lr, schedule, warmup, final_lr_frac.
+    """Path -> text.  `train` gives the defaults of the options: lr, schedule and its numbers.
 
     `refreshes` says that there is a program which makes copies of parameters.
     """
@@ -30,6 +30,7 @@ def trainer_files(
     files["train.c"] = render(
         "c/program/train.c", model=model, micro_steps=micro_steps, refreshes=refreshes, lr=repr(float(train["lr"])),
         warmup=train["warmup"], schedule=train["schedule"], final_lr_frac=repr(float(train["final_lr_frac"])),
+        step_size=train["step_size"] or 0, gamma=repr(float(train["gamma"])),
     )  # fmt: skip
     return files
 

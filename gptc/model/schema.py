@@ -132,7 +132,10 @@ class Train(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)] | None = None
     clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 1.0
     """Largest global norm of the gradient; 0 does not clip."""
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    step_size: Count | None = None
+    """Steps after which schedule `step` multiplies the learning rate by `gamma`, again and again."""
+    gamma: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.1
+    schedule: Literal["cosine", "linear", "constant", "step", "wsd"] = "cosine"
     warmup: Annotated[int, Field(ge=0, le=2**31 - 1)] = 700
     """Steps in which the learning rate rises from 0."""
     final_lr_frac: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
@@ -153,6 +156,13 @@ class Train(Strict):
         if value is not None and own and name not in own:
             raise ValueError(f"is nothing that {info.data['optimizer']} knows; it takes {', '.join(own)}")
         return own.get(name) if value is None else value
+
+    @field_validator("schedule")
+    @classmethod
+    def _with_its_step_size(cls, value: str, info: ValidationInfo) -> str:
+        if value == "step" and info.data.get("step_size") is None:
+            raise ValueError("step needs a step_size: the steps after which gamma multiplies the learning rate")
+        return value
 
     @property
     def rates(self) -> dict[str, float]:

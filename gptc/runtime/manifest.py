@@ -144,6 +144,8 @@ class TrainDefaults(Model):
     schedule: str
     warmup: int = Field(ge=0)
     final_lr_frac: float = Field(ge=0, le=1)
+    step_size: int | None = Field(default=None, ge=1)
+    gamma: float = Field(default=0.1, gt=0, le=1)
 
 
 class Build(Model):

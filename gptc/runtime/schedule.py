@@ -1,4 +1,7 @@
-"""Learning-rate schedules of llm.c (`llmc/schedulers.h`): warmup, then one of four shapes."""
+"""Learning-rate schedules: warmup, then one of five shapes.
+
+Four are those of llm.c (`llmc/schedulers.h`); `step` is PyTorch's StepLR, which begins behind the warmup.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,25 @@ from dataclasses import dataclass
 
 from gptc.errors import InputError, did_you_mean
 
-SCHEDULES = ("constant", "cosine", "linear", "wsd")
+SCHEDULES = ("constant", "cosine", "linear", "step", "wsd")
 WSD_STABLE = 0.8  # share of the steps before `wsd` starts to decay
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by step.  `final_frac` times `lr` is reached at step `steps`; `constant` has no warmup."""
+    """Learning rate by step.
+
+    `final_frac` times `lr` is reached at step `steps` by `cosine`, `linear` and `wsd`; `step` multiplies by `gamma`
+    every `step_size` steps; `constant` has no warmup.
+    """
 
     kind: str
     lr: float
     steps: int
     warmup: int = 0
     final_frac: float = 0.0
+    step_size: int | None = None
+    gamma: float = 0.1
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
@@ -31,6 +40,9 @@ class Schedule:
             raise InputError.of(f"{self.steps} steps with {self.warmup} of warmup: need steps >= 1, warmup >= 0")
         if not 0 <= self.final_frac <= 1:
             raise InputError.of(f"final learning rate fraction {self.final_frac} must be in 0..1")
+        if self.kind == "step" and (self.step_size is None or self.step_size < 1 or not 0 < self.gamma <= 1):
+            message = f"schedule step with step_size {self.step_size} and gamma {self.gamma}"
+            raise InputError.of(f"{message}: need step_size >= 1, gamma in (0, 1]")
 
     def __call__(self, step: int) -> float:
         """The rate of the update that follows `step` earlier ones (the first step is 0)."""
@@ -38,6 +50,9 @@ class Schedule:
             return self.lr
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
+        if self.kind == "step":
+            assert self.step_size is not None
+            return self.lr * math.pow(self.gamma, (step - self.warmup) // self.step_size)
         low = self.lr * self.final_frac
         if self.kind == "wsd":
             return low + (1 - math.sqrt(self._progress(step, int(WSD_STABLE * self.steps)))) * (self.lr - low)

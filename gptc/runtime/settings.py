@@ -22,6 +22,8 @@ class TrainSettings:
     schedule: str | None = None
     warmup: int | None = None
     final_lr_frac: float | None = None
+    step_size: int | None = None
+    gamma: float | None = None
     eval_every: int = 0
     eval_batches: int = 20
     save: Path | None = None
@@ -36,6 +38,6 @@ def schedule_of(model: Model, settings: TrainSettings) -> Schedule:
     defaults = model.artefact.manifest.train
     if defaults is None:
         raise InputError.of(f"{model.artefact.folder.name} was compiled for inference", None, "compile it for training")
-    fields = {name: getattr(settings, name) for name in ("lr", "schedule", "warmup", "final_lr_frac")}
-    chosen = defaults.model_copy(update={name: value for name, value in fields.items() if value is not None})
-    return Schedule(chosen.schedule, chosen.lr, settings.steps, chosen.warmup, chosen.final_lr_frac)
+    fields = {name: getattr(settings, name) for name in type(defaults).model_fields}
+    c = defaults.model_copy(update={name: value for name, value in fields.items() if value is not None})
+    return Schedule(c.schedule, c.lr, settings.steps, c.warmup, c.final_lr_frac, c.step_size, c.gamma)

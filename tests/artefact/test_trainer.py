@@ -143,7 +143,8 @@ def test_says_what_is_wrong(trainers: dict[str, Path], shard: Path, tmp_path: Pa
         (["--data"], 2, "see ./train --help"),
         (["--data", shard, "--steps", "x"], 2, "--steps takes a whole number from 1, not 'x'"),
         (["--data", shard, "--lr", "nan"], 2, "--lr takes a number from 0"),
-        (["--data", shard, "--schedule", "step"], 2, "--schedule takes constant, cosine, linear or wsd"),
+        (["--data", shard, "--schedule", "steps"], 2, "--schedule takes constant, cosine, linear, step or wsd"),
+        (["--data", shard, "--schedule", "step"], 2, "--schedule step needs --step-size"),
         (["--data", shard, "more"], 2, "'more' belongs to no option"),
         (["--data", tmp_path / "none"], 5, "cannot read: No such file"),
         (["--data", tmp_path], 1, "not a regular file"),
@@ -192,9 +193,9 @@ int main(void)
     for (int i = 0; i < 10; i++)
         printf("%d ", (int)l.order[i]);
     free(l.order);
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < 5; k++)
         for (long step = 0; step <= 100; step++) {
-            const struct schedule s = {SCHEDULES[k], 6e-4, 0.1, 100, 10};
+            const struct schedule s = {SCHEDULES[k], 6e-4, 0.1, 100, 10, 30, 0.25};
             printf("%.17g ", schedule_rate(&s, step));
         }
     return shard_read("/dev/null", 1).count > 0;
@@ -217,7 +218,7 @@ def test_random_numbers_order_and_schedules(tiny: Compiled, tmp_path: Path) -> N
     for n in range(1, 50):
         assert [float.fromhex(next(words)) for _ in range(n)] == rng.normal(n, 0.5).tolist()
     assert [int(next(words)) for _ in range(10)] == [408, 791, 914, 1057, 81, 450, 299, 907, 582, 321]
-    for kind in ("constant", "cosine", "linear", "wsd"):
-        schedule = Schedule(kind, 6e-4, 100, 10, 0.1)
+    for kind in ("constant", "cosine", "linear", "step", "wsd"):
+        schedule = Schedule(kind, 6e-4, 100, 10, 0.1, 30, 0.25)
         for step in range(101):
             assert float(next(words)) == pytest.approx(schedule(step), rel=1e-14)

@@ -99,6 +99,15 @@ def test_schedules_of_llmc(kind: str, expected: list[float]) -> None:
     assert schedule(1000) == schedule(100)
 
 
+def test_step_decay() -> None:
+    """As PyTorch's StepLR behind a warmup; without one, lr gamma^floor(step / step_size)."""
+    schedule = Schedule("step", 6e-4, 100, warmup=10, step_size=30, gamma=0.1)
+    rates = [schedule(step) for step in (0, 9, 10, 39, 40, 69, 70, 99)]
+    assert rates == pytest.approx([6e-5, 6e-4, 6e-4, 6e-4, 6e-5, 6e-5, 6e-6, 6e-6], rel=1e-12)
+    plain = Schedule("step", 0.5, 100, step_size=7, gamma=0.8)
+    assert [plain(step) for step in range(100)] == pytest.approx([0.5 * 0.8 ** (step // 7) for step in range(100)])
+
+
 @pytest.mark.parametrize("kind", ["cosine", "linear", "wsd", "constant"])
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (5, 9), (3, 3)])
 def test_schedules_at_the_edges(kind: str, steps: int, warmup: int) -> None:
@@ -115,6 +124,8 @@ def test_schedules_at_the_edges(kind: str, steps: int, warmup: int) -> None:
         ({"steps": 0}, "steps >= 1"),
         ({"warmup": -1}, "warmup >= 0"),
         ({"final_frac": 1.5}, "must be in 0..1"),
+        ({"kind": "step"}, "need step_size >= 1"),
+        ({"kind": "step", "step_size": 3, "gamma": 0.0}, "gamma in"),
     ],
 )
 def test_wrong_schedules(fields: dict[str, object], message: str) -> None:
