@@ -18,6 +18,8 @@ FIRST = 10
 """So many steps are always told."""
 INTERVAL, LIVE_INTERVAL = 1.0, 30.0
 """Seconds between two lines for steps: where there is no live line, and above it."""
+REFRESH = 0.1
+"""Seconds that a live line stands at least."""
 
 
 class Sink(Protocol):
@@ -37,7 +39,7 @@ class Reporter:
         self._output, self._sinks, self._steps = output, dict(sinks), steps
         self._pace = Pace(steps, began.flops_per_token, began.peak)
         self._interval = LIVE_INTERVAL if output.lively else INTERVAL
-        self._last = float("-inf")
+        self._last = self._last_live = float("-inf")
         self._failed: set[str] = set()
         self._keep(began)
 
@@ -70,17 +72,17 @@ class Reporter:
                 self._failed.add(name)
 
     def _show(self, event: Step) -> None:
-        """A line as llm.c's train_gpt2 begins it and its CUDA version goes on."""
-        text = " | ".join((
-            f"step {event.step}: train loss {event.loss:.6f} (took {event.seconds * 1e3:.6f} ms)",
-            f"norm {event.norm:.4f}", f"lr {event.lr:.2e}", *self._pace.words(),
-        ))  # fmt: skip
-        now = time.monotonic()
+        """A line as llm.c's train_gpt2 begins it and its CUDA version goes on; between such lines a live one."""
+        now, pace = time.monotonic(), self._pace.words()
+        norm, rate = f"norm {event.norm:.4f}", f"lr {event.lr:.2e}"
         if event.step <= FIRST or event.step == self._steps or now - self._last >= self._interval:
-            self._last = now
-            self._output.line(text)
-        else:
-            self._output.live(text)
+            self._last = self._last_live = now
+            head = f"step {event.step}: train loss {event.loss:.6f} (took {event.seconds * 1e3:.6f} ms)"
+            self._output.line(" | ".join((head, norm, rate, *pace)))
+        elif now - self._last_live >= REFRESH:
+            self._last_live = now
+            head = f"step {event.step}/{self._steps} | loss {event.loss:.4f}"
+            self._output.live(" | ".join((head, *pace, norm, rate)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gptc.cli import events
 from gptc.cli.events import Reporter, Watch
 from gptc.cli.output import Output
 from gptc.cli.pace import Pace, clock_time
@@ -57,7 +58,8 @@ def test_lines_are_those_of_llmc() -> None:
     assert "generating:\n---\nTo be\n\N{REPLACEMENT CHARACTER}[2Jor\n---\n" in text
 
 
-def test_a_terminal_has_a_live_line() -> None:
+def test_a_terminal_has_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "REFRESH", 0.0)
     output, words = said(terminal=True)
     report = Reporter(output, {}, 1000, BEGAN)
     for number in range(1, 16):
@@ -70,6 +72,7 @@ def test_a_terminal_has_a_live_line() -> None:
         "step 11", "step 12", "step 13", "step 14", "step 15", "val loss 2.5",
     ]  # fmt: skip
     assert all(len(each) < 100 for each in shown)
+    assert shown[4].startswith("step 15/1000 | loss 0.2667 | 100,000 tok/s | 20.0% MFU | ETA ")
 
 
 def test_pace() -> None:
