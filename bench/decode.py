@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers import publish
+from peers import closing, publish
 
 ROOT = Path(__file__).parent.parent
 BITS = {"f32": ("f32", "float32"), "bf16": ("bf16", "bfloat16"), "int8": ("q8_0", None)}
@@ -77,8 +77,7 @@ def report(done: list[Program], options: argparse.Namespace) -> str:
     """The Markdown text: table, probes, machine, command."""
     ours = {p.weights: p for p in done if p.name == "gptc"}
     found = [each for p in ours.values() for each in p.found]
-    machine, reads = found[-1]["machine"], [each["probes"]["read_gbs"] for each in found]
-    others = [each["neighbours"] for each in found if each["neighbours"] is not None]
+    reads = [each["probes"]["read_gbs"] for each in found]
     versions = sorted({f"{p.name} {p.found[-1]['version']}" for p in done if p.name != "gptc"})
     sizes = f"--prompt {options.prompt} --repeats {options.repeats} --rounds {options.rounds}"
     lines = [
@@ -90,10 +89,7 @@ def report(done: list[Program], options: argparse.Namespace) -> str:
         *(row(p, ours[p.weights]) for p in done),
         "",
         f"Read probe after each run: {min(reads):,.1f} .. {max(reads):,.1f} GB/s.  {'; '.join(versions)}.",
-        *([f"Meanwhile other processes used {min(others):.1f} .. {max(others):.1f} cores."] if others else []),
-        "",
-        f"{machine['threads']} threads on {machine['cores']} cores of {machine['cpu']}; {machine['system']}; "
-        f"`python bench/decode.py --peer-python PYTHON {sizes}`",
+        *closing(found, f"python bench/decode.py --peer-python PYTHON {sizes}"),
     ]
     return "\n".join(lines) + "\n"
 

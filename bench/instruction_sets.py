@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peers import FEWEST, MODEL, Peer, publish
+from peers import FEWEST, MODEL, Peer, closing, publish
 
 SETS = {"AVX-512": "native", "AVX2": "x86-64-v3"}
 
@@ -39,7 +39,6 @@ def kernels(peer: Peer) -> dict[tuple[object, ...], dict[str, float]]:
 def report(peers: Sequence[Peer], options: argparse.Namespace) -> str:
     """The Markdown text: the step, its kernels, probes, machine, command."""
     first, second = peers
-    machine = first.rounds[-1]["machine"]
     lines = [
         f"GPT-2 124M, one training step (forward, backward, clipping, AdamW), fp32, B {options.batch}, T {options.seq}",
         "for two instruction sets of one processor, the kernels' defaults",
@@ -60,8 +59,6 @@ def report(peers: Sequence[Peer], options: argparse.Namespace) -> str:
             )
         )
         lines.append(f"Probed with {peer.name}: {figures}.  ")
-    others = [each["neighbours"] for peer in peers for each in peer.rounds if each["neighbours"] is not None]
-    lines += [f"Meanwhile other processes used {min(others):.1f} .. {max(others):.1f} cores."] if others else []
     lines += [
         "",
         "Kernels of at least 0.2 % of the step; shares are of the set's own probed multiply-adds and of memory's best",
@@ -77,11 +74,8 @@ def report(peers: Sequence[Peer], options: argparse.Namespace) -> str:
             cells = (f"{k['ms']:,.2f} | {k['of_peak']:.0%} | {k['of_memory']:.0%}" for k in (mine, theirs))
             lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} | {theirs['ms'] / mine['ms']:.2f} |")
     sizes = f"--batch {options.batch} --seq {options.seq} --repeats {options.repeats} --rounds {options.rounds}"
-    lines += [
-        "",
-        f"{machine['threads']} threads on {machine['cores']} cores of {machine['cpu']}; {machine['system']}; "
-        f"`python bench/instruction_sets.py {sizes}`",
-    ]
+    rounds = [found for peer in peers for found in peer.rounds]
+    lines += ["", *closing(rounds, f"python bench/instruction_sets.py {sizes}")]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from peers import publish
+from peers import closing, publish
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000000")  # as within a step, threads are awake when a product begins
 
@@ -284,13 +284,13 @@ def main() -> None:
         parts.append(measure(kernels, peer, probe, options.rounds))
         version = peer.version
         peer.close()
-    machine = this_machine(probe.threads)
     sizes = " ".join(map(str, options.rows))
-    parts.append(
-        f"PyTorch {version} writes the products of bf16 in bf16, gptc in f32.\n\n{machine}; {machine.system}; "
-        f"`python bench/matmul.py --torch-python PYTHON --dtype {' '.join(options.dtype)} --rows {sizes} "
-        f"--march {options.march} --rounds {options.rounds}`"
+    command = f"--dtype {' '.join(options.dtype)} --rows {sizes} --march {options.march} --rounds {options.rounds}"
+    last = closing(
+        [{"machine": this_machine(probe.threads).to_json()}],
+        f"python bench/matmul.py --torch-python PYTHON {command}",
     )
+    parts.append("\n".join((f"PyTorch {version} writes the products of bf16 in bf16, gptc in f32.", *last)))
     publish("\n\n".join(parts) + "\n", options.out)
 
 

@@ -18,7 +18,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,7 @@ def case(text: str, options: argparse.Namespace) -> Case:
 def report(cases: Sequence[Case], options: argparse.Namespace) -> str:
     """The Markdown text: times, comparison, probes, machine, command."""
     rounds = [found for each in cases for found in each.ours.rounds]
-    machine, peaks = rounds[-1]["machine"], [found["probes"] for found in rounds]
-    others = [found["neighbours"] for found in rounds if found["neighbours"] is not None]
-    warnings = sorted({found["warning"] for found in rounds} - {None})
+    peaks = [found["probes"] for found in rounds]
     narrow = [p["bf16_gflops"] for p in peaks if p["bf16_gflops"]]
     command = f"--case {' '.join(options.case)} --repeats {options.repeats} --rounds {options.rounds}"
     lines = [
@@ -131,11 +129,7 @@ def report(cases: Sequence[Case], options: argparse.Namespace) -> str:
         f"Probes in each round: {_range([p['gflops'] for p in peaks])} GFLOP/s of multiply-adds"
         f"{f' ({_range(narrow)} of bf16)' if narrow else ''}, "
         f"{_range([p['read_gbs'] for p in peaks])} GB/s read, {_range([p['triad_gbs'] for p in peaks])} GB/s triad.",
-        *([f"Meanwhile other processes used {min(others):.1f} .. {max(others):.1f} cores."] if others else []),
-        *(["", f"Beware: {'; '.join(warnings)}."] if warnings else []),
-        "",
-        f"{machine['threads']} threads on {machine['cores']} cores of {machine['cpu']}; {machine['system']}; "
-        f"`python bench/peers.py --torch-python PYTHON {command}`",
+        *closing(rounds, f"python bench/peers.py --torch-python PYTHON {command}"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -143,6 +137,20 @@ def report(cases: Sequence[Case], options: argparse.Namespace) -> str:
 def _range(values: list[float]) -> str:
     low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
     return low if low == high else f"{low} .. {high}"
+
+
+def closing(rounds: Sequence[Mapping[str, Any]], command: str) -> list[str]:
+    """The last lines of a report: what else ran during its rounds, as far as they know, the machine, the command."""
+    others = [found["neighbours"] for found in rounds if found.get("neighbours") is not None]
+    warnings = sorted({found["warning"] for found in rounds if found.get("warning")})
+    machine = rounds[-1]["machine"]
+    return [
+        *([f"Meanwhile other processes used {min(others):.1f} .. {max(others):.1f} cores."] if others else []),
+        *(["", f"Beware: {'; '.join(warnings)}."] if warnings else []),
+        "",
+        f"{machine['threads']} threads on {machine['cores']} cores of {machine['cpu']}; {machine['system']}; "
+        f"`{command}`",
+    ]
 
 
 def publish(text: str, out: Path | None) -> None:
