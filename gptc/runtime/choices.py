@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import InputError, StorageError
+from gptc.errors import InputError
 from gptc.runtime.atomic import replacing
+from gptc.runtime.bounded import read_bounded
 
 MAGIC, VERSION = 20240522, 1
 HEADER_BYTES = 1024
@@ -63,14 +64,7 @@ def write_questions(path: Path, questions: Sequence[Question]) -> None:
 
 def read_questions(path: Path) -> tuple[Question, ...]:
     """All questions.  Raises InputError that says what is wrong, and with which."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError.of(f"{path}: larger than {MAX_FILE_BYTES} bytes, no questions")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError.of(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise StorageError.of(f"{path}: cannot read: {error}") from None
+    data = read_bounded(path, MAX_FILE_BYTES, "questions")
     if len(data) < HEADER_BYTES or len(data) % 2:
         raise InputError.of(f"{path}: {len(data)} bytes; expected {HEADER_BYTES} of header and an even number more")
     magic, version, count, longest = (int(word) for word in np.frombuffer(data, "<i4", 4))

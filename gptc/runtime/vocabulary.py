@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gptc.errors import InputError, StorageError
+from gptc.errors import InputError
 from gptc.runtime.atomic import replacing
+from gptc.runtime.bounded import read_bounded
 
 MAGIC, VERSION = 20240328, 2
 GPT2_SIZE = 50257  # version 1 was for GPT-2 alone, and did not name its end of text, which is the last token
@@ -50,14 +51,7 @@ class Vocabulary:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary in a file of either kind, which `.bin` and `.tiktoken` tell apart.  Raises InputError."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError.of(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, no tokenizer")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError.of(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise StorageError.of(f"{path}: cannot read: {error}") from None
+    data = read_bounded(path, MAX_FILE_BYTES, "tokenizer")
     found = _parse_binary(data, path) if path.suffix == ".bin" else _parse_ranks(data, path)
     ranks = found.ranks
     if len(ranks) != len(found.tokens) - 1:

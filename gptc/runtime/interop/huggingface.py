@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import replacing, write_file
+from gptc.runtime.bounded import read_bounded
 from gptc.runtime.interop.gpt2 import EPSILON, MAX_LAYERS, Gpt2, Sizes, gpt2, read_safetensors
 from gptc.runtime.tensorfile import pieces
 
@@ -137,11 +138,7 @@ def _read_tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise InputError.of(f"{path}: larger than {JSON_LIMIT >> 20} MiB")
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise StorageError.of(f"{path}: cannot read: {error.strerror}") from None
+        found = json.loads(read_bounded(path, JSON_LIMIT, "configuration"))
     except (ValueError, RecursionError) as error:
         raise InputError.of(f"{path}: not valid JSON: {error}") from None
     if not isinstance(found, dict):
