@@ -183,7 +183,7 @@ def _allocate(size: int) -> NDArray[np.uint8]:
     """`size` zero bytes; at least one page, so that every segment has an address."""
     length = max(1, math.ceil(size / mmap.PAGESIZE)) * mmap.PAGESIZE
     try:
-        mapping = mmap.mmap(-1, length)
+        mapping = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no huge pages
     except (OSError, OverflowError):
         raise InputError.of(f"cannot get {length / 2**30:,.1f} GiB of memory", None, SMALLER) from None
     with suppress(AttributeError, OSError):  # advice only: fewer TLB misses over segments of hundreds of MB
