@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptc.accumulation import Asked, micro_steps
 from gptc.errors import GptcError
 from gptc.options import Options
 from gptc.resources import template_dir
@@ -40,7 +41,10 @@ RECORD = "record.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What is compiled.  None in `batch`, `seq` and `micro_steps` takes what the model's `train:` section says."""
+    """What is compiled.  None in a size takes what the model's `train:` section says.
+
+    `total_batch` is in tokens, those of all `ranks` together, and decides `micro_steps`.
+    """
 
     path: Path
     options: Options = field(default_factory=Options)
@@ -48,6 +52,8 @@ class Request:
     batch: int | None = None
     seq: int | None = None
     micro_steps: int | None = None
+    total_batch: int | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,14 @@ def bind(request: Request, model: Model) -> Options:
     """The options with sizes that the command left open filled in from the model."""
     train = model.train
     seq = request.seq or train.seq or model.dims.get("T") or request.options.seq
-    micro_steps = request.micro_steps or train.micro_steps
-    return replace(request.options, batch=request.batch or train.batch, seq=seq, micro_steps=micro_steps)
+    batch = request.batch or train.batch
+    if request.options.mode == "infer":
+        return replace(request.options, batch=batch, seq=seq, micro_steps=1)
+    told = Asked(request.micro_steps, request.total_batch, ("--micro-steps", "--total-batch"))
+    given = train.micro_steps if "micro_steps" in train.model_fields_set else None
+    asked = told or Asked(given, train.total_batch, ("train.micro_steps", "train.total_batch"))
+    count = micro_steps(asked, batch, seq, request.ranks)
+    return replace(request.options, batch=batch, seq=seq, micro_steps=count)
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,9 @@ def plan(request: Request) -> Planned:
 
 def largest_batch(request: Request, room: int) -> int:
     """The most sequences, fewer than the request's, that fit into `room` bytes; 0 where not even one does."""
-    low, high = 0, plan(request).options.batch
+    options = plan(request).options
+    request = replace(request, micro_steps=options.micro_steps, total_batch=None)
+    low, high = 0, options.batch
     while high - low > 1:
         middle = (low + high) // 2
         need = sum(plan(replace(request, batch=middle)).memory.segments.values())
@@ -284,7 +298,7 @@ def _key(request: Request, tuning: Tuning) -> str:
         text = hashlib.sha256(request.path.read_bytes()).hexdigest()
     except OSError:
         text = ""  # reading it again will tell why
-    sizes = [request.batch, request.seq, request.micro_steps]
+    sizes = [request.batch, request.seq, request.micro_steps, request.total_batch, request.ranks]
     target = asdict(target_for(request.options))
     return content_hash(
         "compile",

@@ -81,7 +81,7 @@ def decode(
 
     output, longest = Output(json), prompt + repeats + 2
     seq = job.request.seq or max(longest, 64)
-    one = replace(job.request, batch=job.request.batch or 1, seq=seq, micro_steps=1)
+    one = replace(job.request, batch=job.request.batch or 1, seq=seq)
     model, probe = _load(replace(job, request=one), output, threads)
     decoding, neighbours = Decoding(model, prompt, repeats), Neighbours()
     with Ticker(output, "token") as ticker:

@@ -62,6 +62,13 @@ def compile_and_build(job: Job, output: Output, build: bool = True, runs: bool =
     return compiled, built
 
 
+def for_inference(job: Job) -> Job:
+    """The same model as it generates text: one sequence, and nothing of how it is trained."""
+    options = replace(job.request.options, mode="infer", remat="none", ranks=False)
+    sizes: dict[str, Any] = {"batch": 1, "micro_steps": None, "total_batch": None, "ranks": 1}
+    return replace(job, request=replace(job.request, options=options, **sizes))
+
+
 def _check_memory(job: Job, compiled: Compiled, output: Output) -> None:
     """Refuse what the GPU cannot hold, with the largest batch that it can."""
     from gptc.cli.output import Ticker

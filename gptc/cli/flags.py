@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -69,6 +69,7 @@ COMPILE: dict[str, tuple[Any, Any]] = {
     "batch": _option(int | None, "--batch", "Sequences in a micro-step (default: the model's).", min=1),
     "seq": _option(int | None, "--seq", "Positions in a sequence (default: the model's).", min=1),
     "micro_steps": _option(int | None, "--micro-steps", "Micro-steps in a step (default: the model's).", min=1),
+    "total_batch": _option(int | None, "--total-batch", "Tokens in a step, which decide its micro-steps.", min=1),
     "overrides": _option(list[str] | None, "--set", "Override a value of the model, as train.lr=3e-4.",
                          metavar="KEY=VALUE"),
     "target": _option(str, "--target", "c: C11 and OpenMP; cuda: CUDA C++; auto: cuda where it can run, else c.", "c",
@@ -105,24 +106,29 @@ class Job:
 def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the argument `MODEL` and the flags of `COMPILE`; it receives them as its argument `job`.
 
-    `mode` None adds the flag `--mode`.
+    An argument that is a dataclass stands for a flag for each of its fields.  `mode` None adds the flag `--mode`.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "job"]
+        groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+
         @functools.wraps(command)
         def run(model: Path, **flags: Any) -> None:
             chosen = {name: flags.pop(name) for name in COMPILE}
-            command(job=_job(model, mode or flags.pop("mode"), **chosen), **flags)
+            job = _job(model, mode or flags.pop("mode"), **chosen)
+            grouped = {n: group(**{f.name: flags.pop(f.name) for f in fields(group)}) for n, group in groups.items()}
+            command(job=job, **grouped, **flags)
 
         path = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
         shared = dict(COMPILE)
         if mode is None:
             shared["mode"] = _option(str, "--mode", "train or infer.", "train", parser=choice("train", "infer"))
-        own = inspect.signature(command, eval_str=True).parameters.values()
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [
             inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=path),
-            *(p.replace(kind=keyword) for p in own if p.name != "job"),
+            *(parameter for group in groups.values() for parameter in _parameters(group)),
+            *(p.replace(kind=keyword) for p in own if p.name not in groups),
             *(inspect.Parameter(n, keyword, default=default, annotation=a) for n, (a, default) in shared.items()),
         ]
         run.__dict__.pop("__wrapped__")  # typer shall see these parameters, not those of `command`
@@ -131,6 +137,14 @@ def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Call
         return run
 
     return decorate
+
+
+def _parameters(group: Any) -> Iterator[inspect.Parameter]:
+    """The fields of a dataclass as keyword arguments."""
+    kinds = get_type_hints(group, include_extras=True)
+    for each in fields(group):
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        yield inspect.Parameter(each.name, keyword, default=each.default, annotation=kinds[each.name])
 
 
 def _job(model: Path, mode: str, **flags: Any) -> Job:
@@ -143,7 +157,7 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
         fuse=not flags["no_fuse"], remat=flags["remat"], plan=flags["plan"], tune=not flags["no_tune"],
         march=flags["march"], compiler=flags["compiler"],
     )  # fmt: skip
-    sizes = (flags["batch"], flags["seq"], flags["micro_steps"])
+    sizes = (flags["batch"], flags["seq"], flags["micro_steps"], flags["total_batch"])
     return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"], chosen)
 
 

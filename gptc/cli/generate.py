@@ -28,9 +28,8 @@ def generate(
     """Write text with trained weights."""
     import sys
     import time
-    from dataclasses import replace
 
-    from gptc.cli.compile import compile_and_build
+    from gptc.cli.compile import compile_and_build, for_inference
     from gptc.cli.output import Output
     from gptc.cli.train import WEIGHTS
     from gptc.runtime.generate import SEED, Sampling
@@ -41,8 +40,7 @@ def generate(
 
     output = Output(json)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, SEED if seed is None else seed)
-    one = replace(job, request=replace(job.request, batch=1, micro_steps=1))
-    compiled, built = compile_and_build(one, output)
+    compiled, built = compile_and_build(for_inference(job), output)
     assert built is not None
     manifest = compiled.artefact.manifest
     codec = load_tokenizer(tokenizer or manifest.tokenizer)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from gptc.runtime.world import World
 
 
-def distributed(job: Job) -> Job:
-    """The same job, with gradients that are averaged over ranks."""
+def distributed(job: Job, ranks: int) -> Job:
+    """The same job, with gradients that are averaged over so many ranks."""
     options = replace(job.request.options, ranks=True)
-    return replace(job, request=replace(job.request, options=options))
+    return replace(job, request=replace(job.request, options=options, ranks=ranks))
 
 
 def join_job(ranks: int | None) -> World | None:

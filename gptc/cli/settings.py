@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from gptc.cli.output import size
@@ -37,23 +38,29 @@ def beginning(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, wo
 
 def settings_table(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, ranks: int) -> list[Row]:
     """Every setting with its origin, then what follows from them: sizes of the model, the data and the memory."""
-    manifest, origins = compiled.artefact.manifest, compiled.summary["origins"]
-    bound = {"batch": manifest.dims["B"], "seq": manifest.dims["T"], "micro_steps": manifest.micro_steps}
-    values = compiled.summary["train"] | bound | told
-    rows: list[Row] = []
-    for name, value in values.items():
-        if value is None:
-            continue  # a constant of another optimizer
-        changed = name in told or (name in bound and compiled.summary["train"][name] != value)
-        flag = f"--{name.replace('_', '-')}"
-        rows.append((name, str(value), flag if changed else origins.get(f"train.{name}", "default")))
+    manifest, train, origins = compiled.artefact.manifest, compiled.summary["train"], compiled.summary["origins"]
+    sizes = {"batch": manifest.dims["B"], "seq": manifest.dims["T"], "micro_steps": manifest.micro_steps}
+    sizes["total_batch"] = total = math.prod(sizes.values()) * ranks
+    told = told | {name: asked for name in sizes if (asked := getattr(job.request, name)) is not None}
+
+    def origin(name: str) -> str:
+        if name in told:
+            return f"--{name.replace('_', '-')}"
+        if name == "total_batch" and train[name] != total:
+            return "product"
+        if name == "micro_steps" and total in (told.get("total_batch"), train["total_batch"]):
+            return "total_batch"
+        return str(origins.get(f"train.{name}", "default"))
+
+    values = train | told | sizes  # None is a constant of another optimizer
+    rows = [(name, str(value), origin(name)) for name, value in values.items() if value is not None]
     rows.append(("data", data.source, "default" if data.source == DEFAULT_DATA else "--data"))
-    return rows + [(name, value, "") for name, value in _facts(compiled, job, data, ranks, values["steps"]).items()]
+    facts = _facts(compiled, job, data, ranks, total, values["steps"])
+    return rows + [(name, value, "") for name, value in facts.items()]
 
 
-def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, steps: int) -> dict[str, str]:
+def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, total_batch: int, steps: int) -> dict[str, str]:
     manifest, summary = compiled.artefact.manifest, compiled.summary
-    tokens = manifest.dims["B"] * manifest.dims["T"] * manifest.micro_steps * ranks
     parts = ", ".join(f"{name} {size(n)}" for name, n in summary["segments"].items())
     sizes = ", ".join(f"{name} {n:,}" for name, n in manifest.dims.items() if name not in ("B", "T"))
     return {
@@ -64,8 +71,7 @@ def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, steps: int) -> 
         "precision": job.request.options.precision,
         "remat": job.request.options.remat,
         "ranks": str(ranks),
-        "tokens in a step": f"{tokens:,}",
-        "tokens in all": f"{tokens * steps:,}",
+        "tokens in all": f"{total_batch * steps:,}",
         "epochs": f"{steps * manifest.micro_steps / data.train.samples:,.2f}",
         "to train on": _extent(data.train),
         "to validate on": _extent(data.val),
@@ -85,7 +91,10 @@ def decisive(
     bound = {"train.batch": manifest.dims["B"] * ranks, "train.seq": manifest.dims["T"], "train.steps": settings.steps}
     bound |= {"train.micro_steps": manifest.micro_steps}
     told = {} if settings.lr is None else {"train.lr": settings.lr}
+    told |= {"overfit_batch": True} if settings.overfit_batch else {}
     own = {"data": source, "seed": seed, "tokenizer": tokenizer, "ranks": ranks}
     free = ("batch", "seq", "micro_steps", "mode", "sanitize")  # bound above, or without effect
     chosen = {f"options.{name}": value for name, value in options.to_json().items() if name not in free}
-    return {**compiled.summary["settings"], **bound, **told, **own, **chosen}
+    found = {**compiled.summary["settings"], **bound, **told, **own, **chosen}
+    del found["train.total_batch"]  # the product of others
+    return found

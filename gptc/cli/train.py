@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from gptc.runtime.data import Data as Corpus
     from gptc.runtime.history import History
     from gptc.runtime.interrupt import Interrupt
+    from gptc.runtime.manifest import Manifest
     from gptc.runtime.model import Model
     from gptc.runtime.resume import Start
+    from gptc.runtime.sampler import Sampler
     from gptc.runtime.settings import TrainSettings
     from gptc.runtime.train import Summary
     from gptc.runtime.world import World
@@ -27,87 +30,148 @@ CHECKPOINTS = "checkpoints"
 NOTICE = "\nstopping: a checkpoint is written first; a second signal ends this at once\n"
 
 
-ValData = Annotated[Path | None, typer.Option(help="What to validate on (default: a part of the data).")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Updates to make (default: the model's).")]
-Rate = Annotated[float | None, typer.Option(help="Highest learning rate (default: the model's).")]
-ValEvery = Annotated[int, typer.Option(min=0, help="Steps between validations; 0: only at the end.")]
-ValBatches = Annotated[int, typer.Option(min=1, help="Batches of a validation, at most.")]
-Folder = Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")]
-Weights = Annotated[Path | None, typer.Option(help="Begin with these weights (default: random ones).")]
-SaveEvery = Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0: only when stopped.")]
-KeepLast = Annotated[int, typer.Option(min=0, help="Keep so many of the newest checkpoints; 0: all.")]
-KeepEvery = Annotated[int, typer.Option(min=0, help="Also keep those of every so many steps.")]
-Resume = Annotated[str | None, typer.Option(help="Go on from a checkpoint: auto, STEP or a folder.")]
-AllowChange = Annotated[
-    str, typer.Option(metavar="NAMES", help="Settings that may differ from the checkpoint's; or all.")
-]
-Ranks = Annotated[
-    int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
-]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")]
+@dataclass(frozen=True)
+class Flags:
+    """What a run is told, beside how its model is compiled."""
+
+    data: Data = None
+    val_data: Annotated[Path | None, typer.Option(help="What to validate on (default: a part of the data).")] = None
+    tokenizer: TokenizerName = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates to make (default: the model's).")] = None
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate (default: the model's).")] = None
+    overfit_batch: Annotated[
+        bool, typer.Option("--overfit-batch", help="Learn in every step what the first one learns.")
+    ] = False
+    val_every: Annotated[int, typer.Option(min=0, help="Steps between validations; 0: only at the end.")] = 50
+    val_batches: Annotated[int, typer.Option(min=1, help="Batches of a validation, at most.")] = 20
+    sample_every: Annotated[int, typer.Option(min=0, help="Steps between samples of what it writes; 0: none.")] = 0
+    sample_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a sample.")] = 64
+    prompt: Annotated[str | None, typer.Option(help="What samples begin with (default: the end of a text).")] = None
+    hellaswag: Annotated[
+        Path | None, typer.Option("--hellaswag", help="Questions with four endings to choose from, in llm.c's format.")
+    ] = None
+    hellaswag_every: Annotated[
+        int, typer.Option("--hellaswag-every", min=0, help="Steps between answers; 0: only at the end.")
+    ] = 0
+    run: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")] = None
+    weights: Annotated[Path | None, typer.Option(help="Begin with these weights (default: random ones).")] = None
+    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0: only when stopped.")] = 0
+    keep_last: Annotated[int, typer.Option(min=0, help="Keep so many of the newest checkpoints; 0: all.")] = 3
+    keep_every: Annotated[int, typer.Option(min=0, help="Also keep those of every so many steps.")] = 0
+    resume: Annotated[str | None, typer.Option(help="Go on from a checkpoint: auto, STEP or a folder.")] = None
+    allow_change: Annotated[
+        str, typer.Option(metavar="NAMES", help="Settings that may differ from the checkpoint's; or all.")
+    ] = ""
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
+    ] = None
+    threads: Threads = None
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")] = False
+    plain: Plain = False
+    seed: Seed = None
 
 
 @compiles("train")
-def train(
-    job: Job, data: Data = None, val_data: ValData = None, tokenizer: TokenizerName = None, steps: Steps = None,
-    lr: Rate = None, val_every: ValEvery = 50, val_batches: ValBatches = 20, run: Folder = None,
-    weights: Weights = None, save_every: SaveEvery = 0, keep_last: KeepLast = 3, keep_every: KeepEvery = 0,
-    resume: Resume = None, allow_change: AllowChange = "", ranks: Ranks = None, threads: Threads = None,
-    tensorboard: TensorBoard = False, plain: Plain = False, seed: Seed = None, json: Json = False,
-) -> None:  # fmt: skip
+def train(job: Job, flags: Flags, json: Json = False) -> None:
     """Train a model and save its weights.  SIGINT and SIGTERM end it with a checkpoint."""
     from gptc.cli.compile import compile_and_build
     from gptc.cli.events import Watch
     from gptc.cli.output import Output
     from gptc.cli.ranks import distributed, join_job, start_ranks, threads_of
     from gptc.cli.settings import beginning, decisive
-    from gptc.runtime.data import open_data
     from gptc.runtime.history import History
     from gptc.runtime.init import SEED
     from gptc.runtime.interrupt import Interrupt
     from gptc.runtime.model import load_model
     from gptc.runtime.resume import Start
-    from gptc.runtime.settings import TrainSettings, schedule_of
+    from gptc.runtime.settings import schedule_of
 
-    if tensorboard:
+    if flags.tensorboard:
         import gptc.cli.tensorboard  # noqa: F401  (tells at once where it cannot be)
-    world = join_job(ranks)
-    rank, size = (world.rank, world.size) if world else (0, ranks or 1)
-    job = distributed(job) if size > 1 else job
+    world = join_job(flags.ranks)
+    rank, size = (world.rank, world.size) if world else (0, flags.ranks or 1)
+    job = distributed(job, size) if size > 1 else job
     output = Output(json, silent=rank > 0)
-    start = Start(resume, frozenset(allow_change.split(",")), weights, SEED if seed is None else seed)
+    seed = SEED if flags.seed is None else flags.seed
+    start = Start(flags.resume, frozenset(flags.allow_change.split(",")), flags.weights, seed)
     with Interrupt("" if rank else NOTICE, patient=size > 1 and world is not None) as interrupt:
         with interrupt.breakable():
             compiled, built = compile_and_build(job, output)
             assert built is not None
             manifest = compiled.artefact.manifest
-            folder = run or Path("runs") / manifest.model
-            count = steps or compiled.summary["train"]["steps"]
-            settings = TrainSettings(count, lr, eval_every=val_every, eval_batches=val_batches, save=folder / WEIGHTS)
-            dims, codec = manifest.dims, tokenizer or manifest.tokenizer
-            shape = dims["B"], dims["T"], dims["V"]
-            corpus = open_data(data, codec, *shape, val=val_data, rank=rank, world=size)
-            counted = threads or (threads_of(size) if size > 1 else None)
-            model = load_model(compiled.artefact, built.library, counted, plain)
+            folder = flags.run or Path("runs") / manifest.model
+            settings = _settings(flags, flags.steps or compiled.summary["train"]["steps"], folder)
+            codec = flags.tokenizer or manifest.tokenizer
+            corpus = _corpus(flags, manifest, codec, rank, size)
+            threads = flags.threads or (threads_of(size) if size > 1 else None)
+            model = load_model(compiled.artefact, built.library, threads, flags.plain)
+            sampler = _sampler(flags, job, codec, threads, output, rank) if flags.sample_every else None
             schedule_of(model, settings)  # a rate that cannot be is told before anything is written
             _make(folder)
         if world is not None:
-            told = {name: value for name, value in {"steps": steps, "lr": lr}.items() if value is not None}
+            told = {name: value for name, value in {"steps": flags.steps, "lr": flags.lr}.items() if value is not None}
             began = beginning(compiled, job, told, corpus, world)
             output.table("settings", ("setting", "value", "from"), began.settings)
-            remembered = decisive(compiled, job, settings, corpus.source, codec, start.seed, size)
-            history = History(folder / CHECKPOINTS, keep_last, keep_every)
-            watch = Watch(output, folder, count, began, tensorboard)
+            remembered = decisive(compiled, job, settings, corpus.source, codec, seed, size)
+            history = History(folder / CHECKPOINTS, flags.keep_last, flags.keep_every)
+            watch = Watch(output, folder, settings.steps, began, flags.tensorboard)
+            kept = Kept(history, remembered, flags.save_every)
             with world.together():
-                summary = _run(model, corpus, settings, start, history, remembered, save_every, interrupt, watch, world)
+                summary = _run(model, corpus, settings, start, kept, interrupt, watch, world, sampler)
     if world is None:
         raise typer.Exit(start_ranks(size))
     _conclude(summary, folder, compiled, output)
 
 
+def _settings(flags: Flags, steps: int, folder: Path) -> TrainSettings:
+    from gptc.runtime.settings import TrainSettings
+
+    return TrainSettings(
+        steps, flags.lr, eval_every=flags.val_every, eval_batches=flags.val_batches,
+        score_every=flags.hellaswag_every, sample_every=flags.sample_every, overfit_batch=flags.overfit_batch,
+        save=folder / WEIGHTS,
+    )  # fmt: skip
+
+
+def _corpus(flags: Flags, manifest: Manifest, codec: str, rank: int, size: int) -> Corpus:
+    """What a rank learns from, and what it is examined with."""
+    from gptc.runtime.choices import ChoiceLoader
+    from gptc.runtime.data import open_data
+
+    shape = manifest.dims["B"], manifest.dims["T"], manifest.dims["V"]
+    corpus = open_data(flags.data, codec, *shape, val=flags.val_data, rank=rank, world=size)
+    if flags.hellaswag is None:
+        return corpus
+    return replace(corpus, choices=ChoiceLoader(flags.hellaswag, *shape, rank, size))
+
+
+def _sampler(flags: Flags, job: Job, codec: str, threads: int | None, output: Output, rank: int) -> Sampler | None:
+    """What writes samples: the first rank alone does, but all compile it, so that none waits long for another."""
+    from gptc.cli.compile import compile_and_build, for_inference
+    from gptc.runtime.model import load_model
+    from gptc.runtime.sampler import Sampler
+    from gptc.runtime.tokenizer import load_tokenizer
+
+    compiled, built = compile_and_build(replace(for_inference(job), chosen=""), output)
+    assert built is not None
+    if rank > 0:
+        return None
+    model = load_model(compiled.artefact, built.library, threads)
+    return Sampler(model, load_tokenizer(codec), flags.prompt, flags.sample_tokens)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The checkpoints of a run: where, with which settings in them, and after how many steps each."""
+
+    history: History
+    remembered: dict[str, Any]
+    every: int
+
+
 def _run(
-    model: Model, corpus: Corpus, settings: TrainSettings, start: Start, history: History,
-    remembered: dict[str, Any], save_every: int, interrupt: Interrupt, watch: Watch, world: World,
+    model: Model, corpus: Corpus, settings: TrainSettings, start: Start, kept: Kept,
+    interrupt: Interrupt, watch: Watch, world: World, sampler: Sampler | None,
 ) -> Summary:  # fmt: skip
     """Train.  Of all ranks the first alone begins, reports and writes; the others take over what it has."""
     from gptc.runtime.events import Ended
@@ -121,16 +185,17 @@ def _run(
         world.attach(model)
         progress = Progress.shared(world)
         return run_training(model, corpus, settings, interrupt=interrupt, progress=progress, world=world)
-    with history.writing():
+    with kept.history.writing():
         with interrupt.breakable():
-            progress = begin(start, model, corpus, history, remembered, watch.output.line)
+            progress = begin(start, model, corpus, kept.history, kept.remembered, watch.output.line)
         world.attach(model)
         progress = Progress.shared(world, progress)
         report = watch.open(progress.step)
-        saver = Saver(model, history, remembered, save_every, report)
+        saver = Saver(model, kept.history, kept.remembered, kept.every, report)
         summary = run_training(
-            model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world
-        )
+            model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world,
+            sampler=sampler,
+        )  # fmt: skip
         report(Ended(summary.steps, summary.seconds, peak_rss()))
         return summary
 

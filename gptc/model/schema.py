@@ -147,6 +147,8 @@ class Train(Strict):
     """Positions in a sequence, unless the command says otherwise; by default all that the model has."""
     micro_steps: Count = 1
     """Micro-steps whose gradients make one step."""
+    total_batch: Count | None = None
+    """Tokens of one step, over all its micro-steps and ranks: what decides `micro_steps`, where it is given."""
 
     @field_validator("beta1", "beta2", "eps", "momentum", "weight_decay")
     @classmethod

@@ -15,6 +15,7 @@ from gptc.passes.differentiate import Differentiate
 from gptc.passes.fuse import Fuse
 from gptc.passes.group import Group
 from gptc.passes.layout import Layout
+from gptc.passes.losses import Losses
 from gptc.passes.lower import Lower
 from gptc.passes.manager import Context, Pass, run_pipeline
 from gptc.passes.memory import Memory
@@ -37,6 +38,7 @@ EPILOGUE = 24
 PASSES: dict[str, type[Pass]] = {
     "simplify": Simplify,
     "recognise": Recognise,
+    "losses": Losses,
     "cache": Cache,
     "quantise": Quantise,
     "differentiate": Differentiate,
@@ -88,12 +90,12 @@ def pipelines(options: Options, training: Training, caches: bool = False) -> dic
         return {"prefill": prefill, "decode": decode, **refresh}
     if options.micro_steps == 1:
         step = train(options, optimizer("step", options, training))
-        return {"step": step, "evaluate": forward(options), **refresh}
+        return {"step": step, "evaluate": evaluate(options), **refresh}
     apply = optimizer("apply", options, training)
     return {
         "micro_step": train(options, optimizer("collect", options, training)),
         "update": (*recognise(options), *round_off(options), apply, *exchange(options), *kernels(options)),
-        "evaluate": forward(options),
+        "evaluate": evaluate(options),
         **refresh,
     }
 
@@ -131,6 +133,11 @@ def train(options: Options, update: Update) -> Pipeline:
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
         *compute(options, (*rematerialise(options.remat), *exchange(options))),
     )
+
+
+def evaluate(options: Options) -> Pipeline:
+    """From a model to its loss, mean and at every position."""
+    return (Losses(), *forward(options))  # before recognise: it looks for the model's own cross entropy
 
 
 def forward(options: Options) -> Pipeline:

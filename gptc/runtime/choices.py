@@ -111,36 +111,28 @@ def _parse(run: NDArray[np.uint16], number: int) -> Question | None:
 
 @dataclass(frozen=True)
 class ChoiceBatch:
-    """Four rows a question, context and ending in each, zeros after them.
+    """One row an ending: the context and the ending, zeros after them.
 
-    `mask` is where `targets` are tokens of an ending: the loss there counts.
+    `mask` is where `targets` are tokens of the ending: the loss there counts.  Rows behind the last ending are empty.
     """
 
     inputs: NDArray[np.int32]
     targets: NDArray[np.int32]
     mask: NDArray[np.bool_]
-    labels: tuple[int, ...]
 
-    def correct(self, losses: NDArray[np.floating]) -> int:
-        """How many questions are answered rightly: the chosen ending has the lowest mean loss over its tokens.
-
-        `losses` [B,T] are those of every position; the first of equal ones is chosen.
-        """
+    def means(self, losses: NDArray[np.floating]) -> list[float]:
+        """The mean loss of each ending over its tokens, from the losses [B,T] of every position."""
+        used = self.mask.any(axis=1)
         sums = np.where(self.mask, losses, 0).sum(axis=1, dtype=np.float64)
-        means = sums[: ENDINGS * len(self.labels)] / self.mask.sum(axis=1)[: ENDINGS * len(self.labels)]
-        return int((means.reshape(-1, ENDINGS).argmin(axis=1) == self.labels).sum())
+        means: list[float] = (sums[used] / self.mask.sum(axis=1)[used]).tolist()
+        return means
 
 
 class ChoiceLoader:
-    """The questions of one rank in batches of B // 4, in their order; the last batch may have fewer.
-
-    Each rank has the same number of batches, and a rank that is done early has empty ones.
-    """
+    """The endings of one rank's share of the questions, in their order, in batches of B."""
 
     def __init__(self, path: Path, batch: int, seq: int, vocab: int, rank: int = 0, world: int = 1) -> None:
         questions = read_questions(path)
-        if batch < ENDINGS:
-            raise InputError.of(f"{path}: a question takes {ENDINGS} rows; the model has a batch of {batch}")
         for number, question in enumerate(questions):
             most = len(question.context) + max(map(len, question.endings))
             if most >= seq:
@@ -150,21 +142,30 @@ class ChoiceLoader:
             if largest >= vocab:
                 raise InputError.of(f"{path}: question {number} has the id {largest}; the model has {vocab}")
         share = -(-len(questions) // world)
-        self._shape, self._fit = (batch, seq), batch // ENDINGS
-        self._questions = questions[rank * share : (rank + 1) * share]
+        own = questions[rank * share : (rank + 1) * share]
+        self._shape = batch, seq
+        self._rows = [(question.context, ending) for question in own for ending in question.endings]
+        self._labels = [question.label for question in own]
         self.total = len(questions)
         """Over all ranks."""
-        self.batches = -(-share // self._fit)
+        self.batches = -(-len(self._rows) // batch)
 
     def batch(self, index: int) -> ChoiceBatch:
         """Batch number `index`, of `batches`."""
         inputs, targets = np.zeros(self._shape, np.int32), np.zeros(self._shape, np.int32)
         mask = np.zeros(self._shape, np.bool_)
-        chosen = self._questions[index * self._fit : (index + 1) * self._fit]
-        rows = ((question.context, ending) for question in chosen for ending in question.endings)
-        for row, (context, ending) in enumerate(rows):
+        size = self._shape[0]
+        for row, (context, ending) in enumerate(self._rows[index * size : (index + 1) * size]):
             start, stop = len(context), len(context) + len(ending)
             inputs[row, :start], inputs[row, start:stop] = context, ending
             targets[row, start - 1 : stop - 1] = ending
             mask[row, start - 1 : stop - 1] = True
-        return ChoiceBatch(inputs, targets, mask, tuple(question.label for question in chosen))
+        return ChoiceBatch(inputs, targets, mask)
+
+    def correct(self, means: Sequence[float]) -> int:
+        """How many questions are answered rightly, given the mean losses of all batches in their order.
+
+        The ending with the lowest is chosen, the first of equal ones, as in llm.c.
+        """
+        chosen = np.reshape(means, (-1, ENDINGS)).argmin(axis=1)
+        return int((chosen == self._labels).sum())

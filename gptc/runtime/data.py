@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import InputError, StorageError
+from gptc.runtime.choices import ChoiceLoader
 from gptc.runtime.dataset import Dataset, open_folder
 from gptc.runtime.loader import SHUFFLE_SEED, Loader, beyond_vocabulary
 from gptc.runtime.shard import Memory, Shard, Tokens, is_shard, open_shard
@@ -23,11 +24,12 @@ HEAD_TOKENS = 1 << 20  # of each shard, looked at before training begins; the lo
 
 @dataclass(frozen=True)
 class Data:
-    """Where the tokens came from, and the two loaders over them."""
+    """Where the tokens came from, and the loaders over them; questions only where they are wanted."""
 
     source: str
     train: Loader
     val: Loader
+    choices: ChoiceLoader | None = None
 
 
 def open_data(

@@ -81,6 +81,9 @@ class MpiWorld(World):
         self.pulse.turn()
         return tuple((total / self.size).tolist())
 
+    def turn(self) -> None:
+        self.pulse.turn()
+
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         for array in arrays:
             for start in range(0, array.size, CHUNK):

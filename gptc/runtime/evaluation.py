@@ -1,13 +1,37 @@
-"""What a model can do so far: its loss on text that it does not learn from.  Nothing here changes the weights."""
+"""What a model can do so far: its loss on other text, the endings it chooses, what it writes.
+
+Nothing here changes what training goes on from.
+"""
 
 from __future__ import annotations
 
-from gptc.runtime.events import Evaluation
+from gptc.errors import InputError
+from gptc.runtime.choices import ChoiceLoader
+from gptc.runtime.events import Evaluation, Sample, Score
 from gptc.runtime.interrupt import Interrupt
 from gptc.runtime.loader import Loader
 from gptc.runtime.model import Model
 from gptc.runtime.run import Run
 from gptc.runtime.step import require_finite, run_batch
+
+
+def look(run: Run, last: bool = False) -> float | None:
+    """What is due before the next step, or after the `last` one all that is wanted; returns the validation loss.
+
+    As llm.c does it: validation also before the first step, multiple choice and samples not.
+    """
+    settings, step = run.settings, run.progress.step
+
+    def due(every: int) -> bool:
+        return last or bool(every and step % every == 0)
+
+    loss = validate(run) if run.model.artefact.has_program("evaluate") and due(settings.eval_every) else None
+    if run.data.choices and step and due(settings.score_every):
+        examine(run, run.data.choices)
+    if run.sampler and step and due(settings.sample_every):
+        with run.interrupt.breakable():
+            run.report(Sample(step, run.sampler.write(run.model, step, run.world.turn)))
+    return loss
 
 
 def validate(run: Run) -> float:
@@ -28,3 +52,31 @@ def evaluate(model: Model, loader: Loader, batches: int, interrupt: Interrupt | 
             batch = loader.batch(index)
         total += run_batch(model, "evaluate", batch, {})
     return total / count
+
+
+def examine(run: Run, choices: ChoiceLoader) -> None:
+    """How many questions of all ranks are answered rightly, reported."""
+    means = endings(run.model, choices, run.interrupt)
+    require_finite("loss of multiple choice", sum(means), run.progress.step)
+    (share,) = run.world.mean(choices.correct(means))
+    correct = round(share * run.world.size)
+    run.report(Score(run.progress.step, correct, choices.total, correct / choices.total))
+
+
+def endings(model: Model, choices: ChoiceLoader, interrupt: Interrupt | None = None) -> list[float]:
+    """The mean loss of every ending, as `ChoiceLoader.correct` takes them."""
+    interrupt = interrupt or Interrupt()
+    means: list[float] = []
+    for index in range(choices.batches):
+        with interrupt.breakable():
+            batch = choices.batch(index)
+        run_batch(model, "evaluate", (batch.inputs, batch.targets), {})
+        means += batch.means(model["losses"][..., 0])
+    return means
+
+
+def require_losses(model: Model) -> None:
+    """InputError where the model does not tell the loss at each position."""
+    if "losses" not in model.artefact.program("evaluate").outputs:
+        message = f"{model.artefact.manifest.model} does not tell the loss at each position, so it cannot choose"
+        raise InputError.of(message, None, "that takes one cross_entropy, over all positions")

@@ -11,6 +11,7 @@ from gptc.runtime.events import Event
 from gptc.runtime.interrupt import Interrupt
 from gptc.runtime.model import Model
 from gptc.runtime.progress import Progress
+from gptc.runtime.sampler import Sampler
 from gptc.runtime.saver import Saver
 from gptc.runtime.settings import TrainSettings
 from gptc.runtime.world import World
@@ -28,6 +29,8 @@ class Run:
     interrupt: Interrupt
     progress: Progress
     world: World
+    sampler: Sampler | None = None
+    """Of the first rank alone, where samples are wanted."""
 
     @property
     def tokens_per_step(self) -> int:

@@ -14,7 +14,9 @@ from gptc.runtime.schedule import Schedule
 class TrainSettings:
     """What may change without a rebuild.  None takes the manifest's value.
 
-    `eval_every` counts steps between evaluations (0: only after the last), each over `eval_batches` batches.
+    `eval_every` counts steps between evaluations (0: only after the last), each over `eval_batches` batches; so do
+    `score_every` for multiple choice and `sample_every` for samples, where there are questions and a sampler.  With
+    `overfit_batch` every step learns from the batches of the first.
     """
 
     steps: int
@@ -26,11 +28,14 @@ class TrainSettings:
     gamma: float | None = None
     eval_every: int = 0
     eval_batches: int = 20
+    score_every: int = 0
+    sample_every: int = 0
+    overfit_batch: bool = False
     save: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.eval_every < 0 or self.eval_batches < 1:
-            raise InputError.of("need steps >= 1, eval_every >= 0 and eval_batches >= 1")
+        if self.steps < 1 or self.eval_batches < 1 or min(self.eval_every, self.score_every, self.sample_every) < 0:
+            raise InputError.of("need steps >= 1 and eval_batches >= 1; eval_every, score_every and sample_every >= 0")
 
 
 def schedule_of(model: Model, settings: TrainSettings) -> Schedule:

@@ -50,8 +50,9 @@ def run_batch(model: Model, program: str, batch: Batch, scalars: Mapping[str, fl
 
 def _batch(run: Run, micro: int) -> Batch:
     """Batch `micro` of the step that comes; a wish to stop is granted here."""
+    first = 0 if run.settings.overfit_batch else run.progress.batches
     with run.interrupt.breakable():
-        return run.data.train.batch(run.progress.batches + micro)
+        return run.data.train.batch(first + micro)
 
 
 def _run_program(model: Model, program: str, scalars: Mapping[str, float]) -> None:

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from gptc.errors import StorageError
 from gptc.runtime.data import Data
-from gptc.runtime.evaluation import validate
+from gptc.runtime.evaluation import look, require_losses
 from gptc.runtime.events import Event
 from gptc.runtime.interrupt import Interrupt, Interrupted
 from gptc.runtime.model import Model
 from gptc.runtime.progress import Progress
 from gptc.runtime.run import Run
+from gptc.runtime.sampler import Sampler
 from gptc.runtime.saver import Saver
 from gptc.runtime.schedule import Schedule
 from gptc.runtime.settings import TrainSettings, schedule_of
@@ -53,14 +54,15 @@ def train(
     interrupt: Interrupt | None = None,
     progress: Progress | None = None,
     world: World = ALONE,
+    sampler: Sampler | None = None,
 ) -> Summary:
     """Update the weights until `settings.steps` updates have been made, from where `progress` says that they are.
 
     Raises NumericsError at the first loss or norm that is not finite, and nothing is saved then; Interrupted when
     the run was asked to stop, with a checkpoint of its last complete step on the disk.
     """
-    run = Run(model, data, settings, report, saver, interrupt or Interrupt(), progress or Progress(), world)
-    _check(run.model, run.settings)
+    run = Run(model, data, settings, report, saver, interrupt or Interrupt(), progress or Progress(), world, sampler)
+    _check(run)
     began, start = time.perf_counter(), run.progress.step
     try:
         val_loss = _train(run, schedule_of(run.model, run.settings))
@@ -77,22 +79,23 @@ def train(
 
 def _train(run: Run, schedule: Schedule) -> float | None:
     """The steps that are left, and the validation loss after them (None without the program `evaluate`)."""
-    progress, settings = run.progress, run.settings
-    evaluates = run.model.artefact.has_program("evaluate")
-    while progress.step < settings.steps:
-        if evaluates and settings.eval_every and progress.step % settings.eval_every == 0:
-            validate(run)
+    progress = run.progress
+    while progress.step < run.settings.steps:
+        look(run)
         run.report(step(run, schedule(progress.step)))
         if run.saver:
             run.saver.poll()
             if run.saver.due(progress.step):
                 run.save()
         run.stop_together()
-    return validate(run) if evaluates else None
+    return look(run, last=True)
 
 
-def _check(model: Model, settings: TrainSettings) -> None:
+def _check(run: Run) -> None:
     """What can be known to fail is told before the first step."""
+    model, settings = run.model, run.settings
+    if run.data.choices:
+        require_losses(model)
     for name in ("step",) if model.artefact.manifest.micro_steps == 1 else ("micro_step", "update"):
         model.artefact.program(name)
     if settings.save and not (settings.save.parent.is_dir() and os.access(settings.save.parent, os.W_OK)):

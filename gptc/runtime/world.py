@@ -37,6 +37,9 @@ class World:
         """Whether any rank says so.  All of them must ask."""
         return self.mean(float(flag))[0] > 0
 
+    def turn(self) -> None:
+        """Let the ranks that wait for this one know that it goes on."""
+
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Fill the arrays with what they hold on rank 0."""
 

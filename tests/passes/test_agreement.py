@@ -19,8 +19,8 @@ from gptc.passes.memory import Memory
 from tests.ir.random_graphs import VOCABULARY, graphs
 from tests.passes.gpt2 import Gpt2, Training, agree, feeds, fresh_copies
 
-ADDS_OUTPUTS = ("differentiate", "update")
-"""Passes that put other outputs in the place of what was there: what stays must agree."""
+ADDS_OUTPUTS = ("losses", "differentiate", "update")
+"""Passes that add outputs, or put others in the place of what was there: what stays must agree."""
 
 
 def walk(graph: Graph, options: Options, seed: int) -> None:

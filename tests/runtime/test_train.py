@@ -7,6 +7,8 @@ import math
 import os
 import random
 import resource
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import ml_dtypes
@@ -17,13 +19,16 @@ from safetensors.numpy import load_file, save_file
 
 from gptc.errors import GptcError, InputError, NumericsError, StorageError
 from gptc.runtime.cache import Cache
+from gptc.runtime.choices import ChoiceLoader, Question, write_questions
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.evaluation import evaluate
 from gptc.runtime.events import Evaluation, Event, Step
 from gptc.runtime.generate import Sampling, choose, generate, probabilities
 from gptc.runtime.rng import Mt19937, XorShift
+from gptc.runtime.sampler import Sampler
 from gptc.runtime.settings import TrainSettings, schedule_of
+from gptc.runtime.tokenizer import Bytes
 from gptc.runtime.train import train
 from gptc.runtime.weights import load_weights, save_weights
 from tests.runtime.conftest import loaded
@@ -93,6 +98,29 @@ def test_evaluation_changes_nothing(model: CpuModel, data: Data) -> None:
     everything = evaluate(model, data.val, data.val.samples)
     assert evaluate(model, data.val, data.val.samples + 1) == everything  # no batch counts twice
     assert model.segment("params").tobytes() == before
+
+
+def test_overfitting_one_batch(tmp_path: Path, shared_cache: Cache, data: Data) -> None:
+    """Every step learns from the micro-batches of the first, llm.c's `-a 1`; the loss only falls."""
+    model = loaded(write_toy(tmp_path / "toy", micro_steps=2), shared_cache)
+    losses: list[float] = []
+    inputs, _ = data.train.batch(1)
+
+    def report(event: Event) -> None:
+        if isinstance(event, Step):
+            losses.append(event.loss)
+            np.testing.assert_array_equal(model["tokens"], inputs)
+
+    train(model, data, TrainSettings(20, lr=1.0, overfit_batch=True), report)
+    assert all(after < before for before, after in pairwise(losses))
+
+
+def test_questions_need_a_loss_at_each_position(model: CpuModel, data: Data, tmp_path: Path) -> None:
+    one = np.ones(1, np.uint16)
+    write_questions(tmp_path / "q.bin", [Question(one, (one, one, one, one), 0)])
+    choices = ChoiceLoader(tmp_path / "q.bin", 2, 8, 256)
+    with pytest.raises(InputError, match="toy does not tell the loss at each position"):
+        train(model, replace(data, choices=choices), TrainSettings(1))
 
 
 def test_settings_over_defaults(model: CpuModel) -> None:
@@ -286,6 +314,20 @@ def test_seeds(speaker: CpuModel) -> None:
     assert runs[0] == runs[1] != runs[2]
     assert all(0 <= token < 256 for run in runs for token in run)
     assert list(generate(speaker, [65], 9, Sampling(top_k=1))) == list(range(66, 75))
+
+
+def test_samples_of_a_model_under_training(model: CpuModel, speaker: CpuModel) -> None:
+    """Its weights of now, whatever the speaker had; a prompt that cannot be is told before anything is trained."""
+    model["table"][...] = 0
+    model["table"][np.arange(256), np.arange(256) // 2] = 1e3
+    assert Sampler(speaker, Bytes(), "P", 3).write(model, 5) == "P" + "".join(map(chr, (40, 20, 10)))
+    assert Sampler(speaker, Bytes(), None, 2).write(model, 5) == "\5\2"  # after a new line
+    with pytest.raises(InputError, match="the prompt is empty"):
+        Sampler(speaker, Bytes(), "", 3)
+    few = Bytes()
+    few.vocab_size = 255
+    with pytest.raises(InputError, match="the model may write 256 tokens; bytes knows 255"):
+        Sampler(speaker, few, None, 3)
 
 
 @pytest.mark.parametrize(("prompt", "count"), [([], 1), ([-1], 1), ([256], 1), ([1], 0)])
