@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +29,8 @@ MAX_INTEGER = 1 << 63
 LAST_TIME = 1e11
 """Seconds since 1970: beyond it there is no date."""
 KINDS: dict[str, TypeAdapter[Event]] = {kind.__name__.lower(): TypeAdapter(kind) for kind in get_args(Event)}
+NUMBERS = {kind.__name__.lower(): [f.name for f in fields(kind) if f.type == "float"] for kind in get_args(Event)}
+"""Fields where null stands for what is no number."""
 REPEATED = tuple(kind.__name__.lower() for kind in (Evaluation, Sample, Score))
 """Told after a checkpoint of the same step was taken, so that a run which goes on from it tells them again."""
 _OF_MAIN = re.compile(rb"s:(\d{1,18}) (trl|tel|eval):\S+[^\n]*\n")
@@ -164,8 +166,9 @@ def _entry(found: dict[str, Any]) -> Entry | None:
         return None
     if not isinstance(when, float | int) or not 0 <= when < LAST_TIME:
         raise ValueError("it has no time")
+    void = {name: math.nan for name in NUMBERS[kind] if name in found and found[name] is None}
     try:
-        return Entry(float(when), KINDS[kind].validate_python(found))
+        return Entry(float(when), KINDS[kind].validate_python(found | void))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise ValueError(f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -190,5 +193,5 @@ def _filter(path: Path, keep: Callable[[bytes], bool]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no word for infinity or for what is no number."""
+    """JSON has no word for infinity or for what is no number: null stands for both."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

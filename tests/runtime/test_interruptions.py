@@ -64,6 +64,10 @@ class Trainer:
         assert done.returncode == 0, problem
         return (self.home / run / "weights.safetensors").read_bytes()
 
+    def log(self, run: str) -> str:
+        """What llm.c would have written: each step once, without times."""
+        return (self.home / run / "main.log").read_text()
+
     def history(self, run: str) -> History:
         return History(self.home / run / "checkpoints")
 
@@ -82,13 +86,15 @@ def undisturbed(trainer: Trainer) -> tuple[bytes, float]:
 
 
 def test_killed_and_gone_on(trainer: Trainer, undisturbed: tuple[bytes, float]) -> None:
-    """kill -9 twice in a run: it ends with the bits of the undisturbed one."""
+    """kill -9 twice in a run: it ends with the bits of the undisturbed one, and with its log."""
     for least in (1, 150):
         running = trainer.start("killed", "--save-every", "50", "--resume", "auto")
         wait_for_step(trainer.history("killed"), least, running)
         running.kill()
         running.communicate()
     assert trainer.finish("killed", "--resume", "auto") == undisturbed[0]
+    assert trainer.log("killed") == trainer.log("whole")
+    assert trainer.log("whole").count("trl") == STEPS
 
 
 def wait_for_step(history: History, least: int, running: subprocess.Popen[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Iterable
@@ -101,8 +102,11 @@ def test_a_first_start_begins_empty_logs(tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
-    write(tmp_path, 0, [Evaluation(0, float("nan"))])
+    write(tmp_path, 0, [Evaluation(0, float("inf"))])
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
+    (found,) = events(tmp_path)
+    assert isinstance(found, Evaluation)
+    assert math.isnan(found.loss)
 
 
 def test_damage_is_said(tmp_path: Path) -> None:
