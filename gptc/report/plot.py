@@ -31,13 +31,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line as SVG has it: the `d` of a path and of the band around it (may be empty), and dots."""
+    """A line as SVG has it: the `d` of a path and of the band around it (may be empty)."""
 
     line: Line
     path: str
     band: str
-    dots: tuple[tuple[float, float, str], ...]
-    """Place and words."""
+    dots: tuple[tuple[float, float], ...]
+    """Places of the values, where they are few."""
+    values: str
+    """`x,step,value` of each point of the path, for the page's script."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float])
         upper = [(x(step), y(high)) for step, _, _, high in buckets]
         lower = [(x(step), y(low)) for step, _, low, _ in reversed(buckets)]
         band = _path([*upper, *lower]) + "Z"
-    dots = tuple((x(s), y(v), f"step {s:,.0f}: {v:.6g}") for s, v in line.points) if len(line.points) < SPARSE else ()
-    return Curve(line, _path(middle), band, dots)
+    dots = tuple((x(step), y(value)) for step, value in line.points) if len(line.points) < SPARSE else ()
+    values = " ".join(f"{x(step):g},{step:.0f},{mean:.5g}" for step, mean, _, _ in buckets)
+    return Curve(line, _path(middle), band, dots, values)
 
 
 def _buckets(points: Points) -> Iterator[tuple[float, float, float, float]]:
