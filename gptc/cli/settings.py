@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from gptc.cli.output import size
 from gptc.cli.peak import flops_per_token, peak_flops
 from gptc.runtime.events import Began
+from gptc.runtime.init import SEED
 
 if TYPE_CHECKING:
     from gptc.cli.flags import Job
+    from gptc.cli.train import Flags
     from gptc.compiler import Compiled
     from gptc.runtime.data import Data
     from gptc.runtime.loader import Loader
@@ -18,16 +21,18 @@ if TYPE_CHECKING:
     from gptc.runtime.world import World
 
 DEFAULT_DATA = "the Python standard library"
+ELSEWHERE = ("data", "steps", "lr", "tokenizer", "ranks", "plain")
+"""Flags that the table has in another place, or that change nothing that it tells of."""
 Row = tuple[str, str, str]
 """Name, value, and where the value is from: the command line, a line of the model file, or gptc's default."""
 
 
-def beginning(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, world: World) -> Began:
-    """The run before its first step: all settings, the flags in `told` among them, and what the machine can do.
+def beginning(compiled: Compiled, job: Job, flags: Flags, data: Data, world: World) -> Began:
+    """The run before its first step: all settings, and what the machine can do.
 
     The leading rank alone measures; the others wait, and report nothing.
     """
-    rows = settings_table(compiled, job, told, data, world.size)
+    rows = settings_table(compiled, job, flags, data, world.size)
     manifest = compiled.artefact.manifest
     peak = peak_flops(job.request.options, manifest.build) if world.leads else None
     if peak is not None:
@@ -36,12 +41,14 @@ def beginning(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, wo
     return Began(0, manifest.model, tuple(rows), flops_per_token(compiled.artefact), peak)
 
 
-def settings_table(compiled: Compiled, job: Job, told: dict[str, Any], data: Data, ranks: int) -> list[Row]:
+def settings_table(compiled: Compiled, job: Job, flags: Flags, data: Data, ranks: int) -> list[Row]:
     """Every setting with its origin, then what follows from them: sizes of the model, the data and the memory."""
     manifest, train, origins = compiled.artefact.manifest, compiled.summary["train"], compiled.summary["origins"]
     sizes = {"batch": manifest.dims["B"], "seq": manifest.dims["T"], "micro_steps": manifest.micro_steps}
     sizes["total_batch"] = total = math.prod(sizes.values()) * ranks
-    told = told | {name: asked for name in sizes if (asked := getattr(job.request, name)) is not None}
+    asked = {name: getattr(flags, name) for name in ("steps", "lr")}
+    asked |= {name: getattr(job.request, name) for name in sizes}
+    told = {name: value for name, value in asked.items() if value is not None}
 
     def origin(name: str) -> str:
         if name in told:
@@ -54,9 +61,21 @@ def settings_table(compiled: Compiled, job: Job, told: dict[str, Any], data: Dat
 
     values = train | told | sizes  # None is a constant of another optimizer
     rows = [(name, str(value), origin(name)) for name, value in values.items() if value is not None]
-    rows.append(("data", data.source, "default" if data.source == DEFAULT_DATA else "--data"))
+    rows += [("data", data.source, "default" if data.source == DEFAULT_DATA else "--data"), *_flags(flags)]
     facts = _facts(compiled, job, data, ranks, total, values["steps"])
     return rows + [(name, value, "") for name, value in facts.items()]
+
+
+def _flags(flags: Flags) -> list[Row]:
+    """What else was asked for on the command line, or would have been."""
+    rows = []
+    for field in fields(flags):
+        value = getattr(flags, field.name)
+        origin = "default" if value == field.default else f"--{field.name.replace('_', '-')}"
+        value = SEED if field.name == "seed" and value is None else value
+        if field.name not in ELSEWHERE and value not in ("", None) and value is not False:
+            rows.append((field.name, str(value), origin))
+    return rows
 
 
 def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, total_batch: int, steps: int) -> dict[str, str]:
@@ -72,7 +91,7 @@ def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, total_batch: in
         "remat": job.request.options.remat,
         "ranks": str(ranks),
         "tokens in all": f"{total_batch * steps:,}",
-        "epochs": f"{steps * manifest.micro_steps / data.train.samples:,.2f}",
+        "epochs": f"{steps * manifest.micro_steps / data.train.samples:,.4g}",
         "to train on": _extent(data.train),
         "to validate on": _extent(data.val),
         "memory": f"{size(sum(summary['segments'].values()))} a rank: {parts}",

@@ -109,8 +109,7 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
             schedule_of(model, settings)  # a rate that cannot be is told before anything is written
             _make(folder)
         if world is not None:
-            told = {name: value for name, value in {"steps": flags.steps, "lr": flags.lr}.items() if value is not None}
-            began = beginning(compiled, job, told, corpus, world)
+            began = beginning(compiled, job, flags, corpus, world)
             output.table("settings", ("setting", "value", "from"), began.settings)
             remembered = decisive(compiled, job, settings, corpus.source, codec, seed, size)
             history = History(folder / CHECKPOINTS, flags.keep_last, flags.keep_every)
