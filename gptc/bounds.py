@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptc.errors import InternalError
-from gptc.ir.body import REDUCTIONS, SCALARS, Body, body
+from gptc.ir.body import INDICES, REDUCTIONS, SCALARS, Body, body, positions
 from gptc.ir.graph import Node
 from gptc.ir.op import Array
 from gptc.ir.ops.attention import Attention, AttentionGrad, repeat_heads
@@ -38,8 +38,9 @@ ROUND = {DType.bf16: 2.0**-8, DType.f16: 2.0**-11}
 """Relative rounding of a store; that of f32 is part of the last step, and whole numbers are exact."""
 UNITS = {"exp": 4, "log": 2, "tanh": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
          "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
-         "round_bf16": 2.0**16, "round_f16": 2.0**13}  # fmt: skip
-"""Roundoff units of one evaluation, 1 for all others: an ulp is at most two units."""
+         "round_bf16": 2.0**16, "round_f16": 2.0**13, "noise": 0, "stochastic_bf16": 2.0**16}  # fmt: skip
+"""Roundoff units of one evaluation, 1 for all others: an ulp is at most two units.  Stochastic rounding errs by up to
+twice as much as rounding to nearest; the other half is that of the store behind it, which changes nothing more."""
 GROWTH = {"exp": 1.25, "sigmoid": 1.25}
 """Units more for each unit of the operand's magnitude, on a GPU."""
 LARGEST = 128.0
@@ -111,10 +112,8 @@ PROPAGATE: dict[str, Callable[[Array, Sequence[Bounded]], Array]] = {
 
 def step(fn: str, args: Sequence[Bounded], space: Sequence[int]) -> Bounded:
     """One statement of a body over an iteration space."""
-    if fn in ("row", "col"):
-        size = space[-2:][0] if fn == "row" else space[-1]
-        index = np.arange(size)
-        return Bounded.exact(index[:, None] if fn == "row" else index)
+    if fn in INDICES:
+        return Bounded.exact(positions(fn, space))
     if fn in REDUCTIONS:
         return reduced(fn, args[0], space)
     value = np.asarray(SCALARS[fn].numpy(*(a.value for a in args)))
@@ -263,9 +262,9 @@ CHUNK = 1 << 16
 
 def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
     """The update as a body; what is the same for all elements carries its roundings."""
-    if not float(x[6].value) > 0:
+    if not float(x[-1].value) > 0:
         return [x[0], x[2], x[3], *([x[0]] if op.copy else [])]
-    lr, count = float(x[4].value), float(x[5].value)
+    lr, count = (float(scalar.value) for scalar in x[-3:-1])
     rate, correction = lr / (1 - op.beta1**count), 1 - op.beta2**count
     if op.eps_hat:
         rate, correction = rate * correction**0.5, 1.0
@@ -273,7 +272,7 @@ def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
         rate, lr * op.weight_decay, correction,
         op.beta1, 1 - op.beta1, op.beta2, 1 - op.beta2, op.eps,
     )  # fmt: skip
-    constants = [x[6], *(Bounded.exact(np.asarray(s, np.float64)).rounded(4) for s in scalars)]
+    constants = [x[-1], *(Bounded.exact(np.asarray(s, np.float64)).rounded(4) for s in scalars)]
     shape, tensors = x[0].value.shape, [each.value.reshape(-1) for each in x[:4]]
     found = [Bounded(np.empty(shape), np.empty(shape)) for _ in range(3)]
     for start in range(0, tensors[0].size, CHUNK):
@@ -281,6 +280,9 @@ def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
         inputs = [Bounded.exact(t[part]) for t in tensors]
         for whole, piece in zip(found, run_body(ADAMW, [*inputs, *constants], inputs[0].value.shape), strict=True):
             whole.value.reshape(-1)[part], whole.error.reshape(-1)[part] = piece.value, piece.error
+    if op.stochastic:
+        narrow = found[0].rounded(UNITS["stochastic_bf16"])
+        return [*found, narrow] if op.copy else [narrow, *found[1:]]
     return [*found, found[0]] if op.copy else found
 
 
@@ -330,6 +332,8 @@ def _factor(node: Node) -> float:
 def _stored(y: Bounded, kind: TensorType) -> Bounded:
     """Broadcast to the declared shape and rounded to the declared dtype."""
     value, error = (np.broadcast_to(a, kind.shape) for a in (y.value, y.error))
+    if not kind.dtype.is_float:
+        value = value.astype(kind.dtype.numpy)  # random bits wrap
     if rounding := ROUND.get(kind.dtype):
         error = error + rounding * (np.abs(value) + error)
     return Bounded(value, error + TINY)

@@ -25,8 +25,10 @@ def broadcast_strides(kind: TensorType, space: Sequence[int]) -> Strides:
     return (0,) * lead + own
 
 
-def index_strides(space: Sequence[int], axis: int) -> Strides:
-    """The position along `axis` (negative, from the end) as if it were an operand."""
+def index_strides(space: Sequence[int], axis: int | None) -> Strides:
+    """The position along `axis` (negative, from the end; None: along all of them) as if it were an operand."""
+    if axis is None:
+        return contiguous_strides(space)
     if len(space) < -axis:
         raise InternalError.of(f"the space {list(map(int, space))} has no axis {axis}")
     return tuple(int(i == len(space) + axis) for i in range(len(space)))

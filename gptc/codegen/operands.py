@@ -128,14 +128,14 @@ class RegionCode:
         self.dialect = Dialect()
 
     def _operands(self) -> list[Operand]:
-        """Operands that are read, then row() and col() if they occur."""
+        """Operands that are read, then the positions that occur."""
         needed = {a for s in self.stmts for a in s.args if isinstance(a, str)} | set(self.body.outputs)
         found = [
             Operand(name, self.names.new(name), broadcast_strides(value.type, self.space), value)
             for name, value in zip(self.body.inputs, self.node.operands, strict=True)
             if name in needed
         ]
-        axes = {"row": -2, "col": -1}
+        axes = {"row": -2, "col": -1, "index": None}
         return found + [
             Operand(s.result, s.fn, index_strides(self.space, axes[s.fn]), None) for s in self.stmts if s.fn in INDICES
         ]

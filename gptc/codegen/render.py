@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,15 +51,17 @@ class Contract:
     kernel: str
     params: tuple[str, ...]
     args: tuple[str, ...]
-    """Names of arguments in order; `operands...` stands for any number, `[copy]` may be missing."""
+    """Names of arguments in order; `operands...` stands for any number, `[scratch]` may be missing."""
     tune: str
     needs: str
     line: int
     """Where `params` stands."""
 
-    def args_of(self, count: int) -> tuple[str, ...]:
-        """The names of `count` arguments: with those that may be missing, or without them."""
-        kept = self.args if count == len(self.args) else [name for name in self.args if name[0] != "["]
+    def args_of(self, count: int, missing: Collection[str] = ()) -> tuple[str, ...]:
+        """The names of `count` arguments, of which those `missing` are none: with the others that may be missing, or
+        without them."""
+        given = [name for name in self.args if name.strip("[]") not in missing]
+        kept = given if count == len(given) else [name for name in given if name[0] != "["]
         return tuple(name.strip("[]") for name in kept)
 
 

@@ -26,7 +26,7 @@ LINE_LIMIT = 72
 
 @dataclass(frozen=True)
 class Expr:
-    """C text, how tightly its outermost operator binds, and whether it is a `float`, `int` or `bool`."""
+    """C text, how tightly its outermost operator binds, and whether it is a `float`, `int`, `bool` or random `bits`."""
 
     text: str
     level: int = ATOM
@@ -39,7 +39,7 @@ class Expr:
         return self.text if self.level >= level else f"({self.text})"
 
 
-CTYPES = {"float": "float", "int": "int64_t", "bool": "int"}
+CTYPES = {"float": "float", "int": "int64_t", "bool": "int", "bits": "uint32_t"}
 """Whole numbers are as wide as loop variables: a loop whose index is narrowed vectorises badly."""
 
 
@@ -149,6 +149,16 @@ def _sign(x: Expr) -> Expr:
     return Expr(f"{x.at(SUM)} > 0 ? 1.0f : {x.at(SUM)} < 0 ? -1.0f : {x.text}", TERNARY)
 
 
+def _noise(a: Expr, b: Expr) -> Expr:
+    """Of floats that are whole numbers too: the number of a step."""
+    args = [f"(uint32_t)(int64_t){x.at(UNARY)}" if x.kind == "float" else x.text for x in (a, b)]
+    return Expr(f"gptc_noise({', '.join(args)})", kind="bits")
+
+
+def _stochastic_bf16(x: Expr, bits: Expr) -> Expr:
+    return Expr(f"gptc_stochastic_bf16({x.text}, {bits.text})")
+
+
 _SPECIAL: dict[str, Callable[..., Expr]] = {
     "neg": _neg,
     "rsqrt": _rsqrt,
@@ -156,6 +166,8 @@ _SPECIAL: dict[str, Callable[..., Expr]] = {
     "maximum": _extreme(">"),
     "minimum": _extreme("<"),
     "sign": _sign,
+    "noise": _noise,
+    "stochastic_bf16": _stochastic_bf16,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from gptc.codegen.kernel import Argument, Call, Element, KernelSpec, Parameter, Scratch, ceil_div
@@ -55,12 +55,13 @@ TERMS = 256
 
 def _fixed(
     node: Node, target: Target, arguments: tuple[Argument, ...], params: Params | None = None, stem: str = "",
-    template: str = "",
+    template: str = "", missing: Collection[str] = (),
 ) -> Call:  # fmt: skip
-    """A call of a template that names its arguments in its contract; optional ones are there all or none."""
+    """A call of a template that names its arguments in its contract; optional ones, but for those that are `missing`,
+    are there all or none."""
     kernel = node.op.kernel or ""
     template = template or kernel
-    args = contract(target.template(template)).args_of(len(arguments))
+    args = contract(target.template(template)).args_of(len(arguments), missing)
     if len(args) != len(arguments):
         raise InternalError.of(f"{template} takes {len(args)} arguments, got {len(arguments)}")
     results = {id(v) for v in node.results}
@@ -85,7 +86,7 @@ def _ctype(argument: Argument, results: set[int]) -> str:
 
 def _embedding(node: Node, target: Target) -> Call:
     w, ids = node.operands
-    params: Params | None = {"ctype": ctype(w.type.dtype)} if target.name == "c" else None
+    params: Params = {"ctype": ctype(w.type.dtype)}
     return _fixed(node, target, (w, ids, *node.results, ids.type.count, int(w.type.shape[1])), params)
 
 
@@ -103,14 +104,18 @@ def _scatter_add(node: Node, target: Target) -> Call:
 def _adamw(node: Node, target: Target) -> Call:
     op = node.op.op if isinstance(node.op, Foreach) else node.op
     assert isinstance(op, AdamW)
-    stem = "adamw" + "_decay" * bool(op.weight_decay) + f"_{op.copy}" * bool(op.copy)
+    dtype = node.operands[0].type.dtype
+    narrow = op.copy or ("" if dtype is DType.f32 else str(dtype))
+    stem = "adamw" + "_decay" * bool(op.weight_decay) + f"_{narrow}" * bool(narrow) + "_stochastic" * op.stochastic
+    missing = [name for name, there in (("seed", op.stochastic), ("copy_out", op.copy)) if not there]
+    params = op.attributes() | {"dtype": str(dtype)}
     if target.name == "c":
         arguments: tuple[Argument, ...] = (*node.operands, *node.results, node.operands[0].type.count)
-        return _fixed(node, target, arguments, op.attributes(), stem)
+        return _fixed(node, target, arguments, params, stem, missing=missing)
     times, shared = _sets(node, shared=3)
     own, results = (_in_rows(values, times) for values in (node.operands[:-shared], node.results))
     arguments = (*own, *node.operands[-shared:], *results, tuple(v.type.count for v in own[0]), times)
-    return _fixed(node, target, arguments, op.attributes() | {"MOST": SETS}, stem)
+    return _fixed(node, target, arguments, params | {"MOST": SETS}, stem, missing=missing)
 
 
 def _sum_squares(node: Node, target: Target) -> Call:

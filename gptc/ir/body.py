@@ -11,7 +11,8 @@ evaluates, the fuser concatenates and both targets spell.  Ops write theirs in i
     ''', eps=1e-5)
 
 Iteration space.  A body runs over the elements of a tensor `[..., cols]`.  `col()` is the index along
-the last axis, `row()` the index along the axis before it (the position t of a `[B,T,C]` tensor).
+the last axis, `row()` the index along the axis before it (the position t of a `[B,T,C]` tensor), `index()` that
+along all axes in row-major order.
 `row_sum`, `row_max` and `row_mean` reduce over the last axis and keep it with size 1.  A body without
 reductions is elementwise.  Operands broadcast as in NumPy, so a bias is `[C]` and a statistic `[...,1]`.
 """
@@ -19,6 +20,7 @@ reductions is elementwise.  Operands broadcast as in NumPy, so a bias is `[C]` a
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +59,34 @@ def _round(dtype: DType) -> Callable[[Array], Array]:
     return lambda x: x if x.dtype == np.float64 else x.astype(dtype.numpy).astype(x.dtype)
 
 
+def _noise(a: Array, b: Array) -> Array:
+    """32 random bits of two whole numbers, taken modulo 2^32: a XOR b times an odd number, then a hash of 32 bits.
+
+    The hash is `lowbias32` of Wellons, Prospecting for Hash Functions, 2018 (public domain).
+    """
+    x, y = (np.asarray(n).astype(np.int64).astype(np.uint32) for n in (a, b))
+    with np.errstate(over="ignore"):  # products wrap
+        x = x ^ y * np.uint32(0x9E3779B1)
+        x = (x ^ x >> np.uint32(16)) * np.uint32(0x7FEB352D)
+        x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
+        return np.asarray(x ^ x >> np.uint32(16))
+
+
+def _stochastic_bf16(x: Array, bits: Array) -> Array:
+    """One of the two neighbours of x in bf16, the upper one with the probability that makes the mean x.
+
+    16 of the random `bits` are added to the 16 that bf16 has not, and the sum is cut off: for these are evenly spaced
+    between neighbours, also among subnormals.  What bf16 holds stays; past the largest comes infinity; NaN stays NaN.
+    A float64 interpretation does not round.
+    """
+    if x.dtype == np.float64:
+        return x
+    word = np.ascontiguousarray(x).view(np.uint32)
+    moved = word + (np.asarray(bits).astype(np.uint32) & np.uint32(0xFFFF))
+    quiet = word | np.uint32(0x400000)
+    return np.asarray(np.where(np.isnan(x), quiet, moved) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
 SCALARS: dict[str, Scalar] = {
     "copy": Scalar(np.asarray, 0),
     "add": Scalar(np.add, 1, 2),
@@ -81,10 +111,12 @@ SCALARS: dict[str, Scalar] = {
     "where": Scalar(np.where, 1, 3),
     "round_bf16": Scalar(_round(DType.bf16), 2),
     "round_f16": Scalar(_round(DType.f16), 2),
+    "noise": Scalar(_noise, 10, 2),
+    "stochastic_bf16": Scalar(_stochastic_bf16, 4, 2),
 }
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {"row_sum": np.sum, "row_max": np.max, "row_mean": np.mean}
-INDICES = ("row", "col")
+INDICES = ("row", "col", "index")
 ARITY = {name: f.arity for name, f in SCALARS.items()} | dict.fromkeys(REDUCTIONS, 1) | dict.fromkeys(INDICES, 0)
 """Arguments of every function that a statement may call."""
 
@@ -251,11 +283,16 @@ def evaluate(code: Body, inputs: Sequence[Array], shape: Sequence[int]) -> tuple
     return tuple(values[name] for name in code.outputs)
 
 
+def positions(fn: str, shape: Sequence[int]) -> Array:
+    """What one of `INDICES` gives over an iteration space."""
+    if fn == "index":
+        return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
+    return np.arange(shape[-1], dtype=np.int64) if fn == "col" else np.arange(shape[-2], dtype=np.int64)[:, None]
+
+
 def _apply(fn: str, args: list[Array], shape: tuple[int, ...], work: np.dtype[Any]) -> Array:
-    if fn == "col":
-        return np.arange(shape[-1], dtype=np.int64)
-    if fn == "row":
-        return np.arange(shape[-2], dtype=np.int64)[:, None]
+    if fn in INDICES:
+        return positions(fn, shape)
     if fn in REDUCTIONS:
         return np.asarray(REDUCTIONS[fn](np.broadcast_to(args[0], shape), axis=-1, keepdims=True))
     result = np.asarray(SCALARS[fn].numpy(*args))

@@ -117,6 +117,10 @@ RATES = {
 """Optimizer -> its constants and their defaults: those of llm.c, HPC-GPT2, PyTorch, the paper, wyGPT."""
 
 
+def _rounding(data: Mapping[str, Any]) -> Literal["nearest", "stochastic"]:
+    return "nearest" if data.get("master_weights", True) else "stochastic"
+
+
 class Train(Strict):
     """How to train; the defaults are those of GPT-2 124M in llm.c."""
 
@@ -132,6 +136,11 @@ class Train(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)] | None = None
     clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 1.0
     """Largest global norm of the gradient; 0 does not clip."""
+    master_weights: bool = True
+    """With bf16 products, keep weights in f32 and a copy in bf16; else weights are bf16 themselves."""
+    rounding: Literal["nearest", "stochastic"] = Field(default_factory=_rounding)
+    """Of weights or their copies in bf16; by default nearest for copies, stochastic for weights that are all there is:
+    small updates are lost where each is rounded to nearest."""
     step_size: Count | None = None
     """Steps after which schedule `step` multiplies the learning rate by `gamma`, again and again."""
     gamma: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.1

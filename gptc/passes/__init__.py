@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from gptc.errors import UsageError, did_you_mean
+from gptc.errors import InputError, UsageError, did_you_mean
 from gptc.ir.graph import Graph
 from gptc.options import Options
 from gptc.passes.bucket import Bucket
@@ -69,6 +69,10 @@ class Training(Protocol):
     def rates(self) -> Mapping[str, float]: ...
     @property
     def clip(self) -> float: ...
+    @property
+    def master_weights(self) -> bool: ...
+    @property
+    def rounding(self) -> str: ...
 
 
 PREFILL = 64
@@ -82,22 +86,38 @@ def pipelines(options: Options, training: Training, caches: bool = False) -> dic
 
     Memory is not in the lists: `plan_programs` plans all programs of an artefact together.
     """
-    refresh = {"refresh": refresh_copies(options)} if options.precision == "bf16" and not stores(options) else {}
+    check(options, training)
+    stored = stores(options, training)
+    copied = options.precision == "bf16" and not stored
+    refresh = {"refresh": refresh_copies(options, training)} if copied else {}
     if options.mode == "infer":
         if not caches:
-            return {"logits": forward(options), **refresh}
+            return {"logits": forward(options, stored), **refresh}
         prefill, decode = generation(options, min(PREFILL, options.seq)), generation(options, 1)
         return {"prefill": prefill, "decode": decode, **refresh}
     if options.micro_steps == 1:
-        step = train(options, optimizer("step", options, training))
-        return {"step": step, "evaluate": evaluate(options), **refresh}
+        step = train(options, optimizer("step", options, training), stored)
+        return {"step": step, "evaluate": evaluate(options, stored), **refresh}
     apply = optimizer("apply", options, training)
     return {
-        "micro_step": train(options, optimizer("collect", options, training)),
-        "update": (*recognise(options), *round_off(options), apply, *exchange(options), *kernels(options)),
-        "evaluate": evaluate(options),
+        "micro_step": train(options, optimizer("collect", options, training), stored),
+        "update": (*recognise(options), *round_off(options, stored), apply, *exchange(options), *kernels(options)),
+        "evaluate": evaluate(options, stored),
         **refresh,
     }
+
+
+def check(options: Options, training: Training) -> None:
+    """Refuse what a precision cannot do."""
+    if options.mode != "train" or options.precision == "bf16":
+        return
+    for asked, setting in (
+        (not training.master_weights, "master_weights: false"),
+        (training.rounding == "stochastic", "rounding: stochastic"),
+    ):
+        if asked:
+            message = f"train.{setting} is of weights in bf16, and --precision is {options.precision}"
+            raise InputError.of(message, None, "compile with --precision bf16, or leave the setting out")
 
 
 def can_cache(graph: Graph, options: Options, context: Context) -> bool:
@@ -124,37 +144,38 @@ def named(programs: Mapping[str, Pipeline], wanted: str | None) -> dict[str, Pip
     return found
 
 
-def train(options: Options, update: Update) -> Pipeline:
+def train(options: Options, update: Update, stored: bool) -> Pipeline:
     """From a model to the gradients of its loss and what becomes of them."""
     return (
         *recognise(options),
         Differentiate(1 / options.micro_steps),  # before precision: derivatives are of the mathematical graph
-        *round_off(options),
+        *round_off(options, stored),
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
         *compute(options, (*rematerialise(options.remat), *exchange(options))),
     )
 
 
-def evaluate(options: Options) -> Pipeline:
+def evaluate(options: Options, stored: bool) -> Pipeline:
     """From a model to its loss, mean and at every position."""
-    return (Losses(), *forward(options))  # before recognise: it looks for the model's own cross entropy
+    return (Losses(), *forward(options, stored))  # before recognise: it looks for the model's own cross entropy
 
 
-def forward(options: Options) -> Pipeline:
+def forward(options: Options, stored: bool) -> Pipeline:
     """From a model to its loss or its logits."""
-    return (*recognise(options), *round_off(options), *compute(options))
+    return (*recognise(options), *round_off(options, stored), *compute(options))
 
 
 def generation(options: Options, tokens: int) -> Pipeline:
     """From a model to the logits after the next few tokens."""
     kept = "f32" if options.precision == "f32" else "bf16"
     caches = Cache(tokens, kept)  # after recognise, which finds attention; before layout, which folds what it reads
-    return (*recognise(options), caches, *round_off(options), *compute(options))
+    return (*recognise(options), caches, *round_off(options, stored=options.target == "c"), *compute(options))
 
 
-def refresh_copies(options: Options) -> Pipeline:
+def refresh_copies(options: Options, training: Training) -> Pipeline:
     """From a model to the copies of its parameters that the other programs read in their place."""
-    return (*recognise(options), Precision(options.precision), Copies("refresh"), *kernels(options))
+    rounding = training.rounding if options.mode == "train" else "nearest"
+    return (*recognise(options), Precision(options.precision), Copies("refresh", rounding), *kernels(options))
 
 
 def recognise(options: Options) -> Pipeline:
@@ -166,19 +187,21 @@ def recognise(options: Options) -> Pipeline:
     )
 
 
-def round_off(options: Options) -> Pipeline:
-    """From exact numbers to those that kernels read and store."""
+def round_off(options: Options, stored: bool) -> Pipeline:
+    """From exact numbers to those that kernels read and store; `stored` is the answer of `stores`."""
     quantise = (Quantise(),) if options.precision == "int8" else ()
     return (
         *quantise,  # before precision: nothing else reads whole numbers
         Precision(options.precision),  # before layout and fuse: they must see where values are rounded
-        Store() if stores(options) else Copies(),  # before update, which writes copies: no step casts a parameter
+        Store() if stored else Copies(),  # before update, which writes copies: no step casts a parameter
     )
 
 
-def stores(options: Options) -> bool:
+def stores(options: Options, training: Training) -> bool:
     """Whether nothing needs the parameters themselves, only what products read of them."""
-    return options.mode == "infer" and options.target == "c"
+    if options.mode == "infer":
+        return options.target == "c"
+    return options.precision == "bf16" and not training.master_weights
 
 
 def compute(options: Options, backward: Pipeline = ()) -> Pipeline:
@@ -221,4 +244,5 @@ def exchange(options: Options) -> Pipeline:
 
 def optimizer(part: Part, options: Options, training: Training) -> Update:
     """The update that `training` asks for."""
-    return Update(part, training.optimizer, clip=training.clip, ranks=options.ranks, **training.rates)
+    kind, rounding = training.optimizer, training.rounding
+    return Update(part, kind, clip=training.clip, rounding=rounding, ranks=options.ranks, **training.rates)

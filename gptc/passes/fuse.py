@@ -125,6 +125,7 @@ def _one_a_row(a: Item, b: Item) -> bool:
         and len(small.space) == len(large.space)
         and small.space[:-1] == large.space[:-1]
         and small.space[-1] == 1
+        and not any(s.fn in INDICES for s in small.wired.code.stmts)
     )
 
 

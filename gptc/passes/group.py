@@ -17,12 +17,13 @@ from typing import ClassVar
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.op import Op
 from gptc.ir.ops.foreach import Foreach, columns
+from gptc.ir.types import DType
 from gptc.passes.manager import Context
 
-OWN = {"sum_squares": 1, "adamw": 4}
-"""Op -> its first operands, which each node has of its own; the others are the same for all nodes of a group."""
+SHARED = {"sum_squares": 0, "adamw": 3}
+"""Op -> its last operands, which are the same for all nodes of a group; the others each node has of its own."""
 
-Key = tuple[Op, tuple[Value, ...]]
+Key = tuple[Op, tuple[DType, ...], tuple[Value, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Group:
             for key in dict.fromkeys(member[v.name] for v in node.operands if v.name in member):
                 if key in groups:  # it is read now
                     yield together(groups.pop(key))
-            own = OWN.get(node.op.name)
-            if own is None:
+            if node.op.name not in SHARED:
                 yield node
                 continue
-            key = node.op, node.operands[own:]
+            own, shared = parts(node)
+            key = node.op, tuple(v.type.dtype for v in own), shared
             groups.setdefault(key, []).append(node)
             member |= dict.fromkeys((v.name for v in node.results), key)
             if len(groups[key]) == self.most:
@@ -64,14 +65,19 @@ class Group:
             yield together(nodes)
 
 
+def parts(node: Node) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """A node's own operands, and those that it shares with its group."""
+    own = len(node.operands) - SHARED[node.op.name]
+    return node.operands[:own], node.operands[own:]
+
+
 def together(nodes: list[Node]) -> Node:
     """One node for all of them; a single one stays as it is."""
     first = nodes[0]
     if len(nodes) == 1:
         return first
-    own = OWN[first.op.name]
-    shared = first.operands[own:]
+    shared = parts(first)[1]
     op = Foreach(op=first.op, times=len(nodes), shared=len(shared))
-    operands = (*columns([n.operands[:own] for n in nodes]), *shared)
+    operands = (*columns([parts(n)[0] for n in nodes]), *shared)
     origin = f"{first.origin} and {len(nodes) - 1} more"
     return Node(op, operands, columns([n.results for n in nodes]), first.span, origin)

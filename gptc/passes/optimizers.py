@@ -24,6 +24,12 @@ class Parameter:
     """The state buffer of a name, made when it is first asked for."""
     copy: str
     """The dtype in which a copy of the parameter is kept, or an empty string."""
+    seed: Value | None
+    """Of stochastic rounding, where what is narrow is rounded so."""
+
+    def rounded(self, b: Builder, new: Value, dtype: DType) -> Value:
+        """The new parameter as a copy has it, or as it is kept itself."""
+        return b.cast(new, dtype=dtype) if self.seed is None else b.stochastic_round(new, self.seed)
 
 
 Rates = Mapping[str, float]
@@ -35,8 +41,9 @@ Rule = Callable[[Builder, Parameter, Rates, str], New]
 
 
 def adamw(b: Builder, p: Parameter, rates: Rates, label: str, *, eps_hat: bool = False) -> New:
-    operands = p.value, p.grad, p.state("m"), p.state("v"), p.lr, p.step, p.scale
-    new = b.adamw(*operands, label=label, copy=p.copy, eps_hat=eps_hat, **rates)
+    seed = () if p.seed is None else (p.seed,)
+    operands = p.value, p.grad, p.state("m"), p.state("v"), *seed, p.lr, p.step, p.scale
+    new = b.adamw(*operands, label=label, copy=p.copy, stochastic=bool(seed), eps_hat=eps_hat, **rates)
     return dict(zip(("", ".m", ".v", f".{p.copy}"), new, strict=False))
 
 
@@ -48,8 +55,8 @@ def averaged(op: str) -> Rule:
     """The rule of an optimizer whose only state is an average m: `op` makes the new parameter and the new m."""
 
     def rule(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
-        new, m = getattr(b, op)(p.value, p.grad, p.state("m"), p.lr, p.scale, label=label, **rates)
-        return _copied(b, p, {"": new, ".m": m})
+        new, m = getattr(b, op)(_wide(b, p), p.grad, p.state("m"), p.lr, p.scale, label=label, **rates)
+        return _stored(b, p, new) | {".m": m}
 
     return rule
 
@@ -57,12 +64,19 @@ def averaged(op: str) -> Rule:
 def sgd(b: Builder, p: Parameter, rates: Rates, label: str) -> New:
     if rates["momentum"]:
         return averaged("sgd")(b, p, rates, label)
-    return _copied(b, p, {"": b.sgd(p.value, p.grad, p.lr, p.scale, label=label, **rates)})
+    return _stored(b, p, b.sgd(_wide(b, p), p.grad, p.lr, p.scale, label=label, **rates))
 
 
-def _copied(b: Builder, p: Parameter, new: New) -> New:
-    """Also the copy of the new parameter, which the fuser makes part of the same kernel."""
-    return new | ({f".{p.copy}": b.cast(new[""], dtype=DType(p.copy))} if p.copy else {})
+def _wide(b: Builder, p: Parameter) -> Value:
+    """The parameter in f32."""
+    return p.value if p.value.type.dtype is DType.f32 else b.cast(p.value, dtype=DType.f32)
+
+
+def _stored(b: Builder, p: Parameter, new: Value) -> New:
+    """The new parameter as it is kept, and its copy, which the fuser makes parts of the same kernel."""
+    if p.value.type.dtype is not DType.f32:
+        return {"": p.rounded(b, new, p.value.type.dtype)}
+    return {"": new} | ({f".{p.copy}": p.rounded(b, new, DType(p.copy))} if p.copy else {})
 
 
 OPTIMIZERS: dict[str, tuple[Rule, tuple[str, ...]]] = {

@@ -1,6 +1,6 @@
 """Parameters are kept in the form in which they are read.
 
-Reads:    a forward graph at stage `precise`.     Leaves: the same stage.
+Reads:    a graph at stage `precise`.     Leaves: the same stage.
 Does:     a parameter of which products only read a cast becomes a buffer of that type; one that they read quantised,
           a buffer `<key>` in i8 and state `<key>.scale`, one scale a row.  Rows that are looked up in it are widened.
           The runtime converts f32 weights when it sets a parameter.

@@ -26,7 +26,8 @@ from typing import ClassVar, Literal
 from gptc.ir.build import Builder, extend
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.ops.leaf import Buffer
-from gptc.passes.copies import copies
+from gptc.ir.types import DType
+from gptc.passes.copies import SEEDS, copies, last_seeds, streams
 from gptc.passes.differentiate import GRADIENT, parameters
 from gptc.passes.manager import Context
 from gptc.passes.optimizers import OPTIMIZERS, Parameter
@@ -50,6 +51,8 @@ class Update:
     weight_decay: float = 0.0
     clip: float = 0.0
     """Largest global norm of the gradients; 0 leaves them as they are."""
+    rounding: str = "nearest"
+    """Of parameters and copies in bf16: `nearest` or `stochastic`."""
     ranks: bool = False
     """Average the gradients over the ranks of a job first."""
 
@@ -99,6 +102,7 @@ class Update:
     ) -> None:  # fmt: skip
         """Append clipping and one step of the optimizer for each parameter."""
         lr, step = (b.input(key=key, label=key) for key in ("lr", "step"))
+        seeds = self.seeds(b, params, rounded, step)
         squares = []
         for key, node in params.items():
             with b.place(node.span, f"update {key}"):
@@ -120,9 +124,24 @@ class Update:
             copy = str(rounded[key].results[0].type.dtype) if key in rounded else ""
             with b.place(node.span, f"update {key}"):
                 own = partial(state, b, node)
-                parameter = Parameter(node.results[0], grads[key], lr, step, scale, own, copy)
+                parameter = Parameter(node.results[0], grads[key], lr, step, scale, own, copy, seeds.get(key))
                 for suffix, value in rule(b, parameter, rates, f"{node.name}.new").items():
                     b.output(key + suffix, value)
+
+    def seeds(
+        self, b: Builder, params: Mapping[str, Node], rounded: Mapping[str, Node], step: Value
+    ) -> Mapping[str, Value]:
+        """The seed of each parameter at this step, where rounding is stochastic.
+
+        Copies are never saved: `refresh` makes them again, to the bit, with the seeds kept here.
+        """
+        if self.rounding != "stochastic":
+            return {}
+        seeds = b.seeds(step, count=len(params), label="seeds.new")
+        if rounded:
+            last_seeds(b, params)
+            b.output(SEEDS, seeds)
+        return streams(b, params, seeds)
 
 
 def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
@@ -135,9 +154,10 @@ def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) 
 
 
 def state(b: Builder, parameter: Node, suffix: str) -> Value:
-    """A state buffer `<key>.<suffix>` like the parameter, zero at the start."""
+    """A state buffer `<key>.<suffix>` of the parameter's shape in f32, zero at the start."""
     assert isinstance(parameter.op, Buffer)
     like = parameter.op
-    op = replace(like, key=f"{like.key}.{suffix}", role="state", init="zeros", valid=(), decay=False)
+    key = f"{like.key}.{suffix}"
+    op = replace(like, key=key, role="state", dtype=DType.f32, init="zeros", valid=(), decay=False)
     (value,) = b.apply(op, (), f"{parameter.name}.{suffix}")
     return value

@@ -48,7 +48,7 @@ def operands_for(node: Node, rng: np.random.Generator) -> list[Any] | None:
     """Operands where random ones mean nothing: second moments and sums of squares are not negative."""
     given = [fill(v.type, rng) for v in node.operands]
     if node.op.name in ("adamw", "global_norm", "norm_over_ranks", "foreach"):
-        return [np.asarray(np.abs(x) + np.float32(0.1)) for x in given]
+        return [x if x.dtype == np.int32 else np.asarray(np.abs(x) + x.dtype.type(0.1)) for x in given]
     if node.op.name == "attention_grad":
         q, k, v = given[1:4]
         out, lse = Attention(scale=node.op.scale, causal=node.op.causal).eval(q, k, v)  # type: ignore[attr-defined]

@@ -84,7 +84,8 @@ EDGES = np.array(
 )
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "lt", "le", "eq")
 TERNARY = ("where",)
-UNARY = tuple(n for n in SCALARS if n not in (*BINARY, *TERNARY, "round_f16"))
+RANDOM = ("noise", "stochastic_bf16")
+UNARY = tuple(n for n in SCALARS if n not in (*BINARY, *TERNARY, *RANDOM, "round_f16"))
 
 
 def on_edges(name: str) -> Node:

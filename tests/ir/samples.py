@@ -51,7 +51,7 @@ def operands(op: Op, types: tuple[TensorType, ...], seed: int, wide: bool = Fals
             array = np.abs(array)
         elif (op.name, index) == ("div", 1):
             array = np.copysign(0.5 + np.abs(array), array)
-        elif (op.name, index) in (("adamw", 5), ("foreach", 9)):
+        elif op.name in ("adamw", "foreach") and index == len(types) - 2:  # the step
             array = np.asarray(3.0)
         found.append(array.astype(np.float64 if wide else kind.dtype.numpy))
     return found

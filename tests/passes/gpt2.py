@@ -28,6 +28,8 @@ class Training:
     weight_decay: float = 0.1
     clip: float = 1.0
     optimizer: str = "adamw"
+    master_weights: bool = True
+    rounding: str = "nearest"
 
     @property
     def rates(self) -> dict[str, float]:

@@ -120,6 +120,8 @@ class By:
     optimizer: str
     rates: dict[str, float]
     clip: float = 0.5
+    master_weights: bool = True
+    rounding: str = "nearest"
 
 
 def sgd(p: Array, g: Array, m: Array, v: Array, lr: float, t: int, r: dict[str, float]) -> tuple[Array, ...]:

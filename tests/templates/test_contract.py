@@ -16,7 +16,16 @@ from tests.templates.kernel_library import CC, ISAS, ROOT, render
 from tests.templates.test_matmul import FUSED
 
 SAMPLES: dict[str, dict[str, Any]] = {
-    "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "eps_hat": False, "copy": "bf16"},
+    "adamw": {
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+        "eps_hat": False,
+        "dtype": "f32",
+        "copy": "bf16",
+        "stochastic": True,
+    },
     "attention": {"dtype": "bf16", "causal": True, "scale": 0.125, "MR": 8},
     "attention_grad": {"dtype": "bf16", "causal": False, "scale": 0.125, "MR": 8},
     "attention_cached": {"dtype": "bf16", "cache_dtype": "bf16", "scale": 0.125},

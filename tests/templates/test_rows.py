@@ -6,8 +6,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gptc.ir.ops.random import StochasticRound
 from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
 
+ADAMW = (
+    ("adamw", "f32", "", False), ("adamw_copy", "f32", "bf16", False), ("adamw_random_copy", "f32", "bf16", True),
+    ("adamw_narrow", "bf16", "", False), ("adamw_random", "bf16", "", True),
+)  # fmt: skip
 BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
 SIZES = [1, 2, 15, 17, 16384, 16385, 100003]
 
@@ -17,7 +22,8 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     kernels: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in ("scatter_add", "sum_squares")}
     kernels["embedding"] = ("embedding", {"ctype": "float"})
     constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": DECAY, "eps_hat": False}
-    kernels |= {name: ("adamw", constants | {"copy": copy}) for name, copy in (("adamw", ""), ("adamw_bf16", "bf16"))}
+    for name, dtype, copy, stochastic in ADAMW:
+        kernels[name] = ("adamw", constants | {"dtype": dtype, "copy": copy, "stochastic": stochastic})
     return Library(tmp_path_factory.mktemp("rows"), ISAS[request.param], kernels)
 
 
@@ -79,10 +85,30 @@ def test_adamw(library: Library, n: int, step: int) -> None:
     library.call("adamw", *operands, p, m, v, n)
     assert all(np.array_equal(x, y) for x, y in zip((p, m, v), results, strict=True)), "in place differs"
 
-    copied = [*(np.zeros_like(p) for _ in range(3)), np.zeros(n, ml_dtypes.bfloat16)]
-    library.check_threads("adamw_bf16", [old[0], g, *old[1:], *operands[4:]], copied, [n])
-    assert all(np.array_equal(x, y) for x, y in zip(copied[:3], results, strict=True)), "a copy changes the rest"
-    assert np.array_equal(copied[3].view(np.uint16), results[0].astype(ml_dtypes.bfloat16).view(np.uint16))
+
+@pytest.mark.parametrize("n", SIZES)
+def test_adamw_in_bf16(library: Library, n: int) -> None:
+    """Copies and parameters in bf16 are those in f32 rounded, to the bit, to nearest and at random."""
+    rng = np.random.default_rng(n)
+    seed = np.array([-5 - n], np.int32)
+    rates = [np.float32([x]) for x in (0.01, 7, 0.5)]
+    p, g, m, v = normal(rng, n).astype(ml_dtypes.bfloat16), normal(rng, n), normal(rng, n), normal(rng, n) ** 2
+    exact = [np.zeros(n, np.float32) for _ in range(3)]
+    library.check_threads("adamw", [p.astype(np.float32), g, m, v, *rates], exact, [n])
+    new = exact[0]
+    nearest = new.astype(ml_dtypes.bfloat16)
+    (drawn,) = StochasticRound().eval(new, seed[0])
+    assert n < 15 or not np.array_equal(nearest.view(np.uint16), drawn.view(np.uint16))
+    for name, dtype, copy, stochastic in ADAMW[1:]:
+        own = [p.astype(np.float32) if dtype == "f32" else p.copy(), m.copy(), v.copy()]
+        results = [np.zeros_like(x) for x in (*own, p)[: 4 if copy else 3]]
+        operands = [own[0], g, *own[1:], *([seed] if stochastic else []), *rates]
+        library.check_threads(name, operands, results, [n])
+        rounded = drawn if stochastic else nearest
+        expected = [new if copy else rounded, *exact[1:], rounded]
+        assert all(x.tobytes() == y.tobytes() for x, y in zip(results, expected, strict=False)), name
+        library.call(name, *operands, *own, *results[3:], n)
+        assert all(x.tobytes() == y.tobytes() for x, y in zip(own, expected, strict=False)), f"{name} in place"
 
 
 @pytest.mark.parametrize("n", SIZES)

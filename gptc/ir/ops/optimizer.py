@@ -12,6 +12,7 @@ import numpy as np
 
 from gptc.ir.body import Body, Stmt, body, evaluate
 from gptc.ir.op import Array, Op, Samples, Types, need, need_count, register
+from gptc.ir.ops.random import StochasticRound
 from gptc.ir.types import DType, TensorType
 
 
@@ -72,7 +73,8 @@ class AdamW(Op):
     m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2  with g scaled by `scale`;
     p' = p - lr (mhat / (sqrt(vhat) + eps) + weight_decay p),  mhat = m' / (1 - beta1^step),  vhat likewise.
     Operands p, g, m, v, then the scalars lr, step (1 at the first update) and scale.  With `copy`, a dtype, a fourth
-    result is p' rounded to it.
+    result is p' rounded to it; or p itself is bf16.  With `stochastic` what is bf16 is rounded as `stochastic_round`
+    does, by a seed that stands behind v.
     """
 
     name = "adamw"
@@ -88,19 +90,23 @@ class AdamW(Op):
     """Add eps to the root of v' as it is, not corrected for its bias: the efficient form at the end of section 2 of
     Kingma and Ba 2015."""
     copy: str = ""
+    stochastic: bool = False
     samples = (
         ({}, ("f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[]", "f32[]", "f32[]")),
         ({"weight_decay": 0.0, "beta2": 0.95}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
         ({"eps_hat": True, "eps": 1e-3}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
         ({"copy": "bf16"}, ("f32[37]", "f32[37]", "f32[37]", "f32[37]", "f32[]", "f32[]", "f32[]")),
+        ({}, ("bf16[37]", "f32[37]", "f32[37]", "f32[37]", "f32[]", "f32[]", "f32[]")),
+        ({"stochastic": True, "copy": "bf16"}, (*("f32[37]",) * 4, "i32[]", "f32[]", "f32[]", "f32[]")),
+        ({"stochastic": True}, ("bf16[3,5]", *("f32[3,5]",) * 3, "i32[]", "f32[]", "f32[]", "f32[]")),
     )
 
     def infer(self, *operands: TensorType) -> Types:
-        need_count(operands, 7)
+        need_count(operands, 7 + self.stochastic)
         p, g, m, v = operands[:4]
         for label, other in (("gradient", g), ("first moment", m), ("second moment", v)):
             need(other.shape == p.shape, f"{label} {other} must match the parameter {p}")
-        for label, scalar in zip(("lr", "step", "scale"), operands[4:], strict=True):
+        for label, scalar in zip(("scale", "step", "lr", "seed"), operands[:3:-1], strict=False):
             need(scalar.rank == 0, f"{label} must be a scalar, got {scalar}")
         copy = (TensorType.of(DType(self.copy), p.shape),) if self.copy else ()
         return p.with_shape(p.shape), m.with_shape(m.shape), v.with_shape(v.shape), *copy
@@ -108,12 +114,18 @@ class AdamW(Op):
     def eval(self, *operands: Array) -> tuple[Array, ...]:
         work = np.result_type(np.float32, operands[0].dtype)
         p, g, m, v = (x.astype(work, copy=False) for x in operands[:4])
-        lr, step, scale = (float(x) for x in operands[4:])
+        lr, step, scale = (float(x) for x in operands[-3:])
         kinds = [operands[i].dtype for i in (0, 2, 3)]
         if self.copy:
             kinds.append(DType(self.copy).numpy if work == np.float32 else work)
+
+        def stored(p: Array, m: Array, v: Array) -> tuple[Array, ...]:
+            narrow = evaluate(StochasticRound.code, (p, operands[4]), p.shape)[0] if self.stochastic else p
+            new = (p if self.copy else narrow, m, v, narrow)
+            return tuple(x.astype(kind, copy=False) for x, kind in zip(new, kinds, strict=False))
+
         if not scale > 0:
-            return tuple(x.astype(kind) for x, kind in zip((p, m, v, p), kinds, strict=False))
+            return stored(p, m, v)
         g = g * work.type(scale)
         mean = work.type(self.beta1) * m + work.type(1 - self.beta1) * g
         square = work.type(self.beta2) * v + work.type(1 - self.beta2) * g * g
@@ -122,8 +134,7 @@ class AdamW(Op):
         root = np.sqrt(square / work.type(1 if self.eps_hat else correction))
         unbiased = unbiased * work.type(np.sqrt(correction) if self.eps_hat else 1)
         new = p - work.type(lr) * (unbiased / (root + work.type(self.eps)) + work.type(self.weight_decay) * p)
-        stored = zip((new, mean, square, new), kinds, strict=False)
-        return tuple(x.astype(kind, copy=False) for x, kind in stored)
+        return stored(new, mean, square)
 
     def flops(self, *operands: TensorType) -> int:
         return 20 * operands[0].count

@@ -99,7 +99,7 @@ def element_names(body: Body, elementwise: Sequence[bool]) -> set[str]:
     """
     vary = {name for name, yes in zip(body.inputs, elementwise, strict=True) if yes}
     for stmt in body.stmts:
-        if stmt.fn == "col" or (stmt.fn not in REDUCTIONS and any(a in vary for a in stmt.args)):
+        if stmt.fn in ("col", "index") or (stmt.fn not in REDUCTIONS and any(a in vary for a in stmt.args)):
             vary.add(stmt.result)
     return vary
 
