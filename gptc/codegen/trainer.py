@@ -26,6 +26,7 @@ def trainer_files(
     files["include/weights.h"] = render(
         "c/program/weights.h", model=model, tokenizer=tokenizer, rows=[_row(tensor, op) for tensor, op in params],
         max_rank=max([1, *(len(op.shape) for _, op in params)]),
+        narrow=any(tensor.type.dtype is DType.bf16 for tensor, _ in params),
     )  # fmt: skip
     files["train.c"] = render(
         "c/program/train.c", model=model, micro_steps=micro_steps, refreshes=refreshes, lr=repr(float(train["lr"])),
@@ -37,14 +38,15 @@ def trainer_files(
 
 def _row(tensor: Tensor, op: Buffer) -> str:
     """One parameter as an initialiser of `struct param`."""
-    if tensor.type.dtype is not DType.f32:
-        raise InternalError.of(f"parameter {tensor.name} is {tensor.type}; the trainer initialises f32")
+    if tensor.type.dtype not in (DType.f32, DType.bf16):
+        raise InternalError.of(f"parameter {tensor.name} is {tensor.type}; the trainer initialises f32 and bf16")
     init = init_json(op.init)
     kind = {"normal": "NORMAL", "uniform": "UNIFORM"}.get(init["kind"], "CONSTANT")
     numbers = [n for field, n in init.items() if field != "kind"] or [1.0 if init["kind"] == "ones" else 0.0]
     shape, valid = _braces(op.shape), _braces(op.valid or op.shape)
     a, b = (c_float(float(n)) for n in (*numbers, 0.0)[:2])
-    return f'{{"{tensor.name}", {tensor.place.offset}, {len(op.shape)}, {shape}, {valid}, {kind}, {a}, {b}}},'
+    size = tensor.type.dtype.size
+    return f'{{"{tensor.name}", {tensor.place.offset}, {len(op.shape)}, {shape}, {valid}, {kind}, {a}, {b}, {size}}},'
 
 
 def _braces(shape: Sequence[int]) -> str:

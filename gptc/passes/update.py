@@ -131,7 +131,7 @@ class Update:
     def seeds(
         self, b: Builder, params: Mapping[str, Node], rounded: Mapping[str, Node], step: Value
     ) -> Mapping[str, Value]:
-        """The seed of each parameter at this step, where rounding is stochastic.
+        """The seed at this step of each parameter that is bf16 or has a copy, where rounding is stochastic.
 
         Copies are never saved: `refresh` makes them again, to the bit, with the seeds kept here.
         """
@@ -141,7 +141,8 @@ class Update:
         if rounded:
             last_seeds(b, params)
             b.output(SEEDS, seeds)
-        return streams(b, params, seeds)
+        narrow = {key: node for key, node in params.items() if node.results[0].type.dtype is DType.bf16} | rounded
+        return {key: seed for key, seed in streams(b, params, seeds).items() if key in narrow}
 
 
 def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:

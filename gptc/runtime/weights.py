@@ -76,7 +76,7 @@ def _check_tensors(model: Model, path: Path, found: dict[str, Signature]) -> Non
         expected = "f32" if param.scale else param.dtype, param.valid
         if param.name not in found:
             raise InputError.of(f"{path}: no tensor {param.name}, which {model.artefact.manifest.model} needs")
-        if found[param.name] not in (expected, ("f32", param.valid)):
+        if found[param.name] not in (expected, ("f32", param.valid), ("bf16", param.valid)):
             theirs, ours = _spell(found[param.name]), _spell(expected)
             raise InputError.of(f"{path}: {param.name} is {theirs}; {model.artefact.manifest.model} needs {ours}")
     if unknown := sorted(found.keys() - {param.name for param in params}):
