@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gptc.codegen.target import describe
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.runtime.cache import Cache
@@ -44,6 +45,14 @@ def tiny(cache: Cache, out: Path) -> Compiled:
 def accumulating(cache: Cache, out: Path) -> Compiled:
     """For training, a step of three micro-steps."""
     return compile_model(Request(TINY, micro_steps=3), out, cache)
+
+
+@pytest.fixture(scope="session")
+def narrow(cache: Cache, out: Path) -> Compiled:
+    """For training, weights in bf16 without masters."""
+    if not describe("cc", "native").bf16:
+        pytest.skip("this machine has no AVX512_BF16")
+    return compile_model(Request(TINY, Options(precision="bf16"), ("train.master_weights=false",)), out, cache)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ class Parameter:
 
     def rounded(self, b: Builder, new: Value, dtype: DType) -> Value:
         """The new parameter as a copy has it, or as it is kept itself."""
-        return b.cast(new, dtype=dtype) if self.seed is None else b.stochastic_round(new, self.seed)
+        made: Value = b.cast(new, dtype=dtype) if self.seed is None else b.stochastic_round(new, self.seed)
+        return made
 
 
 Rates = Mapping[str, float]

@@ -141,7 +141,7 @@ class Update:
         if rounded:
             last_seeds(b, params)
             b.output(SEEDS, seeds)
-        narrow = {key: node for key, node in params.items() if node.results[0].type.dtype is DType.bf16} | rounded
+        narrow = {key for key, node in params.items() if key in rounded or node.results[0].type.dtype is DType.bf16}
         return {key: seed for key, seed in streams(b, params, seeds).items() if key in narrow}
 
 

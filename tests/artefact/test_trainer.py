@@ -39,15 +39,35 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trainers(tiny: Compiled, accumulating: Compiled, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders in which `make` has run."""
-    made = {}
-    for name, compiled in (("tiny", tiny), ("accumulating", accumulating)):
-        made[name] = shutil.copytree(compiled.artefact.folder, tmp_path_factory.mktemp("made") / name)
-        subprocess.run(["make", "-s", "-j2"], cwd=made[name], check=True)
-    return made
+    return {
+        name: make(compiled, tmp_path_factory.mktemp("made") / name)
+        for name, compiled in (("tiny", tiny), ("accumulating", accumulating))
+    }
+
+
+def make(compiled: Compiled, folder: Path) -> Path:
+    shutil.copytree(compiled.artefact.folder, folder)
+    subprocess.run(["make", "-s", "-j2"], cwd=folder, check=True)
+    return folder
 
 
 def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["./train", *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_keeps_weights_in_bf16(narrow: Compiled, shard: Path, cache: Cache, tmp_path: Path) -> None:
+    """Initial weights, random bits and the file of weights are those of the Python trainer."""
+    saved = tmp_path / "weights.safetensors"
+    done = run(make(narrow, tmp_path / "narrow"), "--data", shard, "--steps", "5", "--save", saved)
+    assert done.returncode == 0, done.stderr
+    model = CpuModel(narrow.artefact, build_model(narrow, cache).library)
+    initialise(model)
+    dims = narrow.artefact.manifest.dims
+    train(model, open_data(shard, "bytes", dims["B"], dims["T"], dims["V"]), TrainSettings(5))
+    theirs = load_file(saved)
+    assert {"float32", "bfloat16"} == {str(tensor.dtype) for tensor in theirs.values()}
+    for param in narrow.artefact.manifest.params:
+        assert theirs[param.name].tobytes() == model.valid(param).tobytes(), param.name
 
 
 @pytest.mark.parametrize("which", ["tiny", "accumulating"])

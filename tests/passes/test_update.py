@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from gptc.errors import InputError
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
+from gptc.ir.ops.random import Seeds, StochasticRound
+from gptc.ir.types import DType
 from gptc.options import Options
+from gptc.passes import pipelines
 from gptc.passes.differentiate import Differentiate, parameters
 from gptc.passes.manager import Context
 from tests.passes.gpt2 import Gpt2, Training, compiled, feeds, tolerance
@@ -206,3 +210,50 @@ def test_skipped_updates_change_nothing(name: str) -> None:
     memory = start_memory | above
     assert run(step, memory)["clip_scale"] == found["clip_scale"]
     assert memory["wte"].tobytes() != start_memory["wte"].tobytes()
+
+
+@pytest.mark.parametrize("name", ["adamw", *OTHERS])
+def test_every_optimizer_rounds_its_copies_at_random(name: str) -> None:
+    """A copy is the new parameter rounded with this step's bits of its tensor, and `refresh` makes it again."""
+    training = replace(OTHERS[name][0] if name in OTHERS else Training(), rounding="stochastic")
+    programs = compiled(SIZES.graph(), Options(precision="bf16"), training)
+    memory = start(programs, seed=0) | {"step": np.asarray(9.0, np.float32)}
+    memory |= interpret(programs["step"], memory)
+    (seeds,) = Seeds(len(parameters(programs["step"]))).eval(memory["step"])
+    assert np.array_equal(memory["seeds"], seeds)
+    again = interpret(programs["refresh"], memory)
+    assert again
+    assert again.keys() == {key for key in memory if key.endswith(".bf16")}
+    for number, key in enumerate(parameters(programs["step"])):
+        if f"{key}.bf16" in again:
+            (expected,) = StochasticRound().eval(memory[key], seeds[number])
+            assert memory[f"{key}.bf16"].tobytes() == again[f"{key}.bf16"].tobytes() == expected.tobytes(), key
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("name", ["adamw", *OTHERS])
+def test_every_optimizer_does_without_masters(name: str, rounding: str) -> None:
+    """The same update as with masters that bf16 holds, then rounded; moments stay f32, and so does what no product
+    reads."""
+    training = replace(OTHERS[name][0] if name in OTHERS else Training(), rounding=rounding)
+    graph, options = SIZES.graph(), Options(precision="bf16")
+    wide = compiled(graph, options, training)
+    narrow = compiled(graph, options, replace(training, master_weights=False))
+    assert "refresh" not in narrow
+    held = {k for k, n in parameters(narrow["step"]).items() if n.results[0].type.dtype is DType.bf16}
+    assert held == {k.removesuffix(".bf16") for k in interpret(wide["refresh"], start(wide, seed=0))}
+    memory = start(narrow, seed=0) | {"step": np.asarray(9.0, np.float32)}
+    memory |= {key: memory[key].astype(DType.bf16.numpy) for key in held}
+    given = {key: array.astype(np.float32) if key in held else array for key, array in memory.items()}
+    given |= {f"{key}.bf16": memory[key] for key in held} | {"seeds": np.zeros(len(parameters(graph)), np.int32)}
+    expected, found = interpret(wide["step"], given), interpret(narrow["step"], memory)
+    for key, array in found.items():
+        same = expected[f"{key}.bf16" if key in held else key]
+        assert (array.dtype, array.tobytes()) == (same.dtype, same.tobytes()), key
+
+
+def test_what_rounding_needs_is_asked_for() -> None:
+    """Without bf16 weights there is nothing to round, and nothing is ignored in silence."""
+    for training in (Training(rounding="stochastic"), Training(master_weights=False)):
+        with pytest.raises(InputError, match=r"train\.\w+: \w+ is of weights in bf16, and --precision is f32"):
+            pipelines(Options(), training)

@@ -6,11 +6,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gptc.ir.ops.random import StochasticRound
 from tests.templates.kernel_library import ISAS, Library
 
 FUNCTIONS = ("exp", "tanh", "sigmoid", "gelu", "round_bf16")
-SOURCE = '#include "support.h"\n' + "".join(
-    f"""
+SOURCE = (
+    '#include "support.h"\n'
+    + "".join(
+        f"""
 void apply_{f}(const float *x, float *y, int64_t n);
 void apply_{f}(const float *x, float *y, int64_t n)
 {{
@@ -18,7 +21,16 @@ void apply_{f}(const float *x, float *y, int64_t n)
         y[i] = gptc_{f}(x[i]);
 }}
 """
-    for f in FUNCTIONS
+        for f in FUNCTIONS
+    )
+    + """
+void draw(const float *x, float *y, const int32_t *seed, int64_t n);
+void draw(const float *x, float *y, const int32_t *seed, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = gptc_stochastic_bf16(x[i], gptc_noise(i, *seed));
+}
+"""
 )
 
 
@@ -101,6 +113,15 @@ def test_bf16_rounds_to_nearest_even(library: Library) -> None:
     with np.errstate(over="ignore"):
         expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
     assert np.array_equal(apply(library, "round_bf16", x).view(np.uint32), expected.view(np.uint32))
+
+
+def test_stochastic_rounding_has_the_bits_of_the_interpreter(library: Library) -> None:
+    x = np.concatenate([every_exponent(), np.float32([np.nan, -np.nan]), np.uint32([0x7FFFFFFF]).view(np.float32)])
+    for seed in (0, 1, -7):
+        y = np.empty_like(x)
+        library.call("draw", x, y, np.array([seed], np.int32), x.size)
+        (expected,) = StochasticRound().eval(x, np.int32(seed))
+        assert y.astype(ml_dtypes.bfloat16).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

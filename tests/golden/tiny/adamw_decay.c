@@ -1,4 +1,4 @@
-// adamw_decay_f48d1f: 10 calls (10 in step)
+// adamw_decay_1df11b: 10 calls (10 in step)
 //   tests/system/models/tiny.yaml:15  wte: {shape: [V, C], init: normal(0.02), pad: {V: 64}}
 //   tests/system/models/tiny.yaml:16  wpe: {shape: [T, C], init: normal(0.02)}
 //   tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: z ...
@@ -14,7 +14,7 @@
 // the number of threads.
 enum { CHUNK = 16384 };
 
-void adamw_decay_f48d1f(
+void adamw_decay_1df11b(
     const float *p,     // [n] parameters
     const float *g,     // [n] gradients
     const float *m,     // [n] first moments
