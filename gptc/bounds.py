@@ -261,9 +261,14 @@ CHUNK = 1 << 16
 
 
 def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
+    """The new parameter, as it is and as it is in bf16, and moments; what was there where the update is skipped."""
+    p, m, v = _updated(op, x) if float(x[-1].value) > 0 else (x[0], x[2], x[3])
+    narrow = p.rounded(UNITS["stochastic_bf16"]) if op.stochastic else p
+    return [p, m, v, narrow] if op.copy else [narrow, m, v]
+
+
+def _updated(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
     """The update as a body; what is the same for all elements carries its roundings."""
-    if not float(x[-1].value) > 0:
-        return [x[0], x[2], x[3], *([x[0]] if op.copy else [])]
     lr, count = (float(scalar.value) for scalar in x[-3:-1])
     rate, correction = lr / (1 - op.beta1**count), 1 - op.beta2**count
     if op.eps_hat:
@@ -280,10 +285,7 @@ def adamw(op: AdamW, x: Sequence[Bounded]) -> list[Bounded]:
         inputs = [Bounded.exact(t[part]) for t in tensors]
         for whole, piece in zip(found, run_body(ADAMW, [*inputs, *constants], inputs[0].value.shape), strict=True):
             whole.value.reshape(-1)[part], whole.error.reshape(-1)[part] = piece.value, piece.error
-    if op.stochastic:
-        narrow = found[0].rounded(UNITS["stochastic_bf16"])
-        return [*found, narrow] if op.copy else [narrow, *found[1:]]
-    return [*found, found[0]] if op.copy else found
+    return found
 
 
 def scatter_add(op: ScatterAdd, x: Sequence[Bounded]) -> list[Bounded]:

@@ -535,173 +535,173 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- update wte -------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:15  wte: {shape: [V, C], init: normal(0.02), pad: {V: 64}}
-    adamw_decay_f48d1f(params + wte, arena + d_wte, state + wte_m, state + wte_v, io + lr, io + step, io + clip_scale,
+    adamw_decay_1df11b(params + wte, arena + d_wte, state + wte_m, state + wte_v, io + lr, io + step, io + clip_scale,
         params + wte, state + wte_m, state + wte_v, 2048);
     AFTER(93);
 
     // ---- update wpe -------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:16  wpe: {shape: [T, C], init: normal(0.02)}
-    adamw_decay_f48d1f(params + wpe, arena + d_wpe, state + wpe_m, state + wpe_v, io + lr, io + step, io + clip_scale,
+    adamw_decay_1df11b(params + wpe, arena + d_wpe, state + wpe_m, state + wpe_v, io + lr, io + step, io + clip_scale,
         params + wpe, state + wpe_m, state + wpe_v, 3072);
     AFTER(94);
 
     // ---- update h.0.ln_1.w ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:19  ln_1:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_0_ln_1_w, arena + d_h_0_ln_1_w, state + h_0_ln_1_w_m, state + h_0_ln_1_w_v, io + lr,
+    adamw_6ba8a4(params + h_0_ln_1_w, arena + d_h_0_ln_1_w, state + h_0_ln_1_w_m, state + h_0_ln_1_w_v, io + lr,
         io + step, io + clip_scale, params + h_0_ln_1_w, state + h_0_ln_1_w_m, state + h_0_ln_1_w_v, 32);
     AFTER(95);
 
     // ---- update h.0.ln_1.b ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:19  ln_1:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_0_ln_1_b, arena + d_h_0_ln_1_b, state + h_0_ln_1_b_m, state + h_0_ln_1_b_v, io + lr,
+    adamw_6ba8a4(params + h_0_ln_1_b, arena + d_h_0_ln_1_b, state + h_0_ln_1_b_m, state + h_0_ln_1_b_v, io + lr,
         io + step, io + clip_scale, params + h_0_ln_1_b, state + h_0_ln_1_b_m, state + h_0_ln_1_b_v, 32);
     AFTER(96);
 
     // ---- update h.0.qkv.w -------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: ...
-    adamw_decay_f48d1f(params + h_0_qkv_w, arena + d_h_0_qkv_w, state + h_0_qkv_w_m, state + h_0_qkv_w_v, io + lr,
+    adamw_decay_1df11b(params + h_0_qkv_w, arena + d_h_0_qkv_w, state + h_0_qkv_w_m, state + h_0_qkv_w_v, io + lr,
         io + step, io + clip_scale, params + h_0_qkv_w, state + h_0_qkv_w_m, state + h_0_qkv_w_v, 3072);
     AFTER(97);
 
     // ---- update h.0.qkv.b -------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: ...
-    adamw_824167(params + h_0_qkv_b, arena + d_h_0_qkv_b, state + h_0_qkv_b_m, state + h_0_qkv_b_v, io + lr, io + step,
+    adamw_6ba8a4(params + h_0_qkv_b, arena + d_h_0_qkv_b, state + h_0_qkv_b_m, state + h_0_qkv_b_v, io + lr, io + step,
         io + clip_scale, params + h_0_qkv_b, state + h_0_qkv_b_m, state + h_0_qkv_b_v, 96);
     AFTER(98);
 
     // ---- update h.0.proj.w ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C ...
-    adamw_decay_f48d1f(params + h_0_proj_w, arena + d_h_0_proj_w, state + h_0_proj_w_m, state + h_0_proj_w_v, io + lr,
+    adamw_decay_1df11b(params + h_0_proj_w, arena + d_h_0_proj_w, state + h_0_proj_w_m, state + h_0_proj_w_v, io + lr,
         io + step, io + clip_scale, params + h_0_proj_w, state + h_0_proj_w_m, state + h_0_proj_w_v, 1024);
     AFTER(99);
 
     // ---- update h.0.proj.b ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C ...
-    adamw_824167(params + h_0_proj_b, arena + d_h_0_proj_b, state + h_0_proj_b_m, state + h_0_proj_b_v, io + lr,
+    adamw_6ba8a4(params + h_0_proj_b, arena + d_h_0_proj_b, state + h_0_proj_b_m, state + h_0_proj_b_v, io + lr,
         io + step, io + clip_scale, params + h_0_proj_b, state + h_0_proj_b_m, state + h_0_proj_b_v, 32);
     AFTER(100);
 
     // ---- update h.0.ln_2.w ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:22  ln_2:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_0_ln_2_w, arena + d_h_0_ln_2_w, state + h_0_ln_2_w_m, state + h_0_ln_2_w_v, io + lr,
+    adamw_6ba8a4(params + h_0_ln_2_w, arena + d_h_0_ln_2_w, state + h_0_ln_2_w_m, state + h_0_ln_2_w_v, io + lr,
         io + step, io + clip_scale, params + h_0_ln_2_w, state + h_0_ln_2_w_m, state + h_0_ln_2_w_v, 32);
     AFTER(101);
 
     // ---- update h.0.ln_2.b ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:22  ln_2:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_0_ln_2_b, arena + d_h_0_ln_2_b, state + h_0_ln_2_b_m, state + h_0_ln_2_b_v, io + lr,
+    adamw_6ba8a4(params + h_0_ln_2_b, arena + d_h_0_ln_2_b, state + h_0_ln_2_b_m, state + h_0_ln_2_b_v, io + lr,
         io + step, io + clip_scale, params + h_0_ln_2_b, state + h_0_ln_2_b_m, state + h_0_ln_2_b_v, 32);
     AFTER(102);
 
     // ---- update h.0.fc.w --------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: ...
-    adamw_decay_f48d1f(params + h_0_fc_w, arena + d_h_0_fc_w, state + h_0_fc_w_m, state + h_0_fc_w_v, io + lr,
+    adamw_decay_1df11b(params + h_0_fc_w, arena + d_h_0_fc_w, state + h_0_fc_w_m, state + h_0_fc_w_v, io + lr,
         io + step, io + clip_scale, params + h_0_fc_w, state + h_0_fc_w_m, state + h_0_fc_w_v, 4096);
     AFTER(103);
 
     // ---- update h.0.fc.b --------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: ...
-    adamw_824167(params + h_0_fc_b, arena + d_h_0_fc_b, state + h_0_fc_b_m, state + h_0_fc_b_v, io + lr, io + step,
+    adamw_6ba8a4(params + h_0_fc_b, arena + d_h_0_fc_b, state + h_0_fc_b_m, state + h_0_fc_b_v, io + lr, io + step,
         io + clip_scale, params + h_0_fc_b, state + h_0_fc_b_m, state + h_0_fc_b_v, 128);
     AFTER(104);
 
     // ---- update h.0.fc_proj.w ---------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape:  ...
-    adamw_decay_f48d1f(params + h_0_fc_proj_w, arena + d_h_0_fc_proj_w, state + h_0_fc_proj_w_m,
+    adamw_decay_1df11b(params + h_0_fc_proj_w, arena + d_h_0_fc_proj_w, state + h_0_fc_proj_w_m,
         state + h_0_fc_proj_w_v, io + lr, io + step, io + clip_scale, params + h_0_fc_proj_w, state + h_0_fc_proj_w_m,
         state + h_0_fc_proj_w_v, 4096);
     AFTER(105);
 
     // ---- update h.0.fc_proj.b ---------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape:  ...
-    adamw_824167(params + h_0_fc_proj_b, arena + d_h_0_fc_proj_b, state + h_0_fc_proj_b_m, state + h_0_fc_proj_b_v,
+    adamw_6ba8a4(params + h_0_fc_proj_b, arena + d_h_0_fc_proj_b, state + h_0_fc_proj_b_m, state + h_0_fc_proj_b_v,
         io + lr, io + step, io + clip_scale, params + h_0_fc_proj_b, state + h_0_fc_proj_b_m, state + h_0_fc_proj_b_v,
         32);
     AFTER(106);
 
     // ---- update h.1.ln_1.w ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:19  ln_1:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_1_ln_1_w, arena + d_h_1_ln_1_w, state + h_1_ln_1_w_m, state + h_1_ln_1_w_v, io + lr,
+    adamw_6ba8a4(params + h_1_ln_1_w, arena + d_h_1_ln_1_w, state + h_1_ln_1_w_m, state + h_1_ln_1_w_v, io + lr,
         io + step, io + clip_scale, params + h_1_ln_1_w, state + h_1_ln_1_w_m, state + h_1_ln_1_w_v, 32);
     AFTER(107);
 
     // ---- update h.1.ln_1.b ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:19  ln_1:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_1_ln_1_b, arena + d_h_1_ln_1_b, state + h_1_ln_1_b_m, state + h_1_ln_1_b_v, io + lr,
+    adamw_6ba8a4(params + h_1_ln_1_b, arena + d_h_1_ln_1_b, state + h_1_ln_1_b_m, state + h_1_ln_1_b_v, io + lr,
         io + step, io + clip_scale, params + h_1_ln_1_b, state + h_1_ln_1_b_m, state + h_1_ln_1_b_v, 32);
     AFTER(108);
 
     // ---- update h.1.qkv.w -------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: ...
-    adamw_decay_f48d1f(params + h_1_qkv_w, arena + d_h_1_qkv_w, state + h_1_qkv_w_m, state + h_1_qkv_w_v, io + lr,
+    adamw_decay_1df11b(params + h_1_qkv_w, arena + d_h_1_qkv_w, state + h_1_qkv_w_m, state + h_1_qkv_w_v, io + lr,
         io + step, io + clip_scale, params + h_1_qkv_w, state + h_1_qkv_w_m, state + h_1_qkv_w_v, 3072);
     AFTER(109);
 
     // ---- update h.1.qkv.b -------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:20  qkv:     {w: {shape: [3*C, C], init: normal(0.02)}, b: {shape: [3*C], init: ...
-    adamw_824167(params + h_1_qkv_b, arena + d_h_1_qkv_b, state + h_1_qkv_b_m, state + h_1_qkv_b_v, io + lr, io + step,
+    adamw_6ba8a4(params + h_1_qkv_b, arena + d_h_1_qkv_b, state + h_1_qkv_b_m, state + h_1_qkv_b_v, io + lr, io + step,
         io + clip_scale, params + h_1_qkv_b, state + h_1_qkv_b_m, state + h_1_qkv_b_v, 96);
     AFTER(110);
 
     // ---- update h.1.proj.w ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C ...
-    adamw_decay_f48d1f(params + h_1_proj_w, arena + d_h_1_proj_w, state + h_1_proj_w_m, state + h_1_proj_w_v, io + lr,
+    adamw_decay_1df11b(params + h_1_proj_w, arena + d_h_1_proj_w, state + h_1_proj_w_m, state + h_1_proj_w_v, io + lr,
         io + step, io + clip_scale, params + h_1_proj_w, state + h_1_proj_w_m, state + h_1_proj_w_v, 1024);
     AFTER(111);
 
     // ---- update h.1.proj.b ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C ...
-    adamw_824167(params + h_1_proj_b, arena + d_h_1_proj_b, state + h_1_proj_b_m, state + h_1_proj_b_v, io + lr,
+    adamw_6ba8a4(params + h_1_proj_b, arena + d_h_1_proj_b, state + h_1_proj_b_m, state + h_1_proj_b_v, io + lr,
         io + step, io + clip_scale, params + h_1_proj_b, state + h_1_proj_b_m, state + h_1_proj_b_v, 32);
     AFTER(112);
 
     // ---- update h.1.ln_2.w ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:22  ln_2:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_1_ln_2_w, arena + d_h_1_ln_2_w, state + h_1_ln_2_w_m, state + h_1_ln_2_w_v, io + lr,
+    adamw_6ba8a4(params + h_1_ln_2_w, arena + d_h_1_ln_2_w, state + h_1_ln_2_w_m, state + h_1_ln_2_w_v, io + lr,
         io + step, io + clip_scale, params + h_1_ln_2_w, state + h_1_ln_2_w_m, state + h_1_ln_2_w_v, 32);
     AFTER(113);
 
     // ---- update h.1.ln_2.b ------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:22  ln_2:    {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + h_1_ln_2_b, arena + d_h_1_ln_2_b, state + h_1_ln_2_b_m, state + h_1_ln_2_b_v, io + lr,
+    adamw_6ba8a4(params + h_1_ln_2_b, arena + d_h_1_ln_2_b, state + h_1_ln_2_b_m, state + h_1_ln_2_b_v, io + lr,
         io + step, io + clip_scale, params + h_1_ln_2_b, state + h_1_ln_2_b_m, state + h_1_ln_2_b_v, 32);
     AFTER(114);
 
     // ---- update h.1.fc.w --------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: ...
-    adamw_decay_f48d1f(params + h_1_fc_w, arena + d_h_1_fc_w, state + h_1_fc_w_m, state + h_1_fc_w_v, io + lr,
+    adamw_decay_1df11b(params + h_1_fc_w, arena + d_h_1_fc_w, state + h_1_fc_w_m, state + h_1_fc_w_v, io + lr,
         io + step, io + clip_scale, params + h_1_fc_w, state + h_1_fc_w_m, state + h_1_fc_w_v, 4096);
     AFTER(115);
 
     // ---- update h.1.fc.b --------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: ...
-    adamw_824167(params + h_1_fc_b, arena + d_h_1_fc_b, state + h_1_fc_b_m, state + h_1_fc_b_v, io + lr, io + step,
+    adamw_6ba8a4(params + h_1_fc_b, arena + d_h_1_fc_b, state + h_1_fc_b_m, state + h_1_fc_b_v, io + lr, io + step,
         io + clip_scale, params + h_1_fc_b, state + h_1_fc_b_m, state + h_1_fc_b_v, 128);
     AFTER(116);
 
     // ---- update h.1.fc_proj.w ---------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape:  ...
-    adamw_decay_f48d1f(params + h_1_fc_proj_w, arena + d_h_1_fc_proj_w, state + h_1_fc_proj_w_m,
+    adamw_decay_1df11b(params + h_1_fc_proj_w, arena + d_h_1_fc_proj_w, state + h_1_fc_proj_w_m,
         state + h_1_fc_proj_w_v, io + lr, io + step, io + clip_scale, params + h_1_fc_proj_w, state + h_1_fc_proj_w_m,
         state + h_1_fc_proj_w_v, 4096);
     AFTER(117);
 
     // ---- update h.1.fc_proj.b ---------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape:  ...
-    adamw_824167(params + h_1_fc_proj_b, arena + d_h_1_fc_proj_b, state + h_1_fc_proj_b_m, state + h_1_fc_proj_b_v,
+    adamw_6ba8a4(params + h_1_fc_proj_b, arena + d_h_1_fc_proj_b, state + h_1_fc_proj_b_m, state + h_1_fc_proj_b_v,
         io + lr, io + step, io + clip_scale, params + h_1_fc_proj_b, state + h_1_fc_proj_b_m, state + h_1_fc_proj_b_v,
         32);
     AFTER(118);
 
     // ---- update ln_f.w ----------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:25  ln_f: {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + ln_f_w, arena + d_ln_f_w, state + ln_f_w_m, state + ln_f_w_v, io + lr, io + step,
+    adamw_6ba8a4(params + ln_f_w, arena + d_ln_f_w, state + ln_f_w_m, state + ln_f_w_v, io + lr, io + step,
         io + clip_scale, params + ln_f_w, state + ln_f_w_m, state + ln_f_w_v, 32);
     AFTER(119);
 
     // ---- update ln_f.b ----------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:25  ln_f: {w: {shape: [C], init: ones}, b: {shape: [C], init: zeros}}
-    adamw_824167(params + ln_f_b, arena + d_ln_f_b, state + ln_f_b_m, state + ln_f_b_v, io + lr, io + step,
+    adamw_6ba8a4(params + ln_f_b, arena + d_ln_f_b, state + ln_f_b_m, state + ln_f_b_v, io + lr, io + step,
         io + clip_scale, params + ln_f_b, state + ln_f_b_m, state + ln_f_b_v, 32);
     AFTER(120);
 }
