@@ -21,7 +21,9 @@ from gptc.ir.ops.collective import AllGather, AllReduce, NormOverRanks, OwnShare
 from gptc.ir.ops.elementwise import Cast
 from gptc.ir.ops.leaf import Buffer
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, Rule, SumSquares
-from gptc.passes.manager import Context
+from gptc.ir.ops.random import StochasticRound
+from gptc.ir.types import DType
+from gptc.passes.manager import Context, UserFault
 from gptc.shares import share
 
 PARAMETER, GRADIENT = 0, 1
@@ -122,12 +124,18 @@ class _Division:
         kind = parameter.type.with_shape((length,))
         own = Value(self.b.fresh(f"{parameter.name}.own"), kind)
         self.b.add_node(replace(node, op=OwnShare(share=length), operands=(parameter,), results=(own,)))
-        if isinstance(node.op, AdamW) and node.op.copy:
+        if parameter.type.dtype is not DType.f32:
+            message = f"updates of weights in {parameter.type.dtype} are not divided among ranks"
+            raise UserFault.of(message, node.span, "leave out train.master_weights: false, or ZeRO")
+        cast, op = None, node.op
+        if isinstance(op, AdamW) and op.copy:
             *others, copy = others
-            node = replace(node, op=replace(node.op, copy=""))
             cast = replace(node, op=Cast(dtype=copy.type.dtype), operands=(new,), results=(copy,))
-        else:
-            cast = None
+            if op.stochastic:  # of the whole parameter, so that ranks draw what one alone would
+                *own_operands, seed, lr, step, scale = node.operands
+                cast = replace(cast, op=StochasticRound(), operands=(new, seed))
+                node = replace(node, operands=(*own_operands, lr, step, scale))
+            node = replace(node, op=replace(op, copy="", stochastic=False))
         state = tuple(replace(v, type=kind) for v in others)
         self.new |= {v.name: v for v in state}
         part = Value(self.b.fresh(f"{new.name}.own"), kind)

@@ -42,9 +42,8 @@ void adamw_decay_1df11b(
             const float grad = clip * g[i];
             const float mean = beta1 * m[i] + keep1 * grad;
             const float square = beta2 * v[i] + keep2 * grad * grad;
-            const float old = p[i];
-            const float param = old - (rate * mean / (sqrtf(square) * unbias2 + eps) + decay * old);
-            const float kept = skip ? old : param;
+            const float param = p[i] - (rate * mean / (sqrtf(square) * unbias2 + eps) + decay * p[i]);
+            const float kept = skip ? p[i] : param;
             m_out[i] = skip ? m[i] : mean;
             v_out[i] = skip ? v[i] : square;
             p_out[i] = kept;
