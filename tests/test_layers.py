@@ -32,6 +32,7 @@ ONLY_IN = {
     "pycuda": ("gptc/runtime/device.py",),
     "cuda": ("gptc/runtime/device.py", "gptc/resources.py"),
     "mpi4py": ("gptc/runtime/dist.py",),
+    "nccl": ("gptc/runtime/nccl.py",),
 }
 SOURCES = sorted((ROOT / "gptc").rglob("*.py"))
 

@@ -11,8 +11,10 @@ from gptc.cli.flags import Job, Json, Threads, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
-    from gptc.runtime.cpu import CpuModel
+    from gptc.runtime.device import Gpu
+    from gptc.runtime.gpu_probe import GpuProbe
     from gptc.runtime.machine import Machine, Neighbours
+    from gptc.runtime.model import Model
     from gptc.runtime.probe import Peaks, Probe
     from gptc.runtime.profile import KernelTime, Times, TrainingStep
 
@@ -21,7 +23,7 @@ Repeats = Annotated[int, typer.Option("--repeats", help="Steps to time, after tw
 
 @compiles("train")
 def train(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json = False) -> None:
-    """How long a training step takes."""
+    """How long a training step takes, from its inputs to its loss."""
     from gptc.cli.output import Output, Ticker
     from gptc.runtime.profile import time_steps
 
@@ -33,9 +35,9 @@ def train(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json = 
     flops = sum(call.flops for call in bench.step.calls)
     gflops = flops / times.median / 1e6
     speed = 1e3 * bench.step.tokens / times.median
+    peak = setting.peaks.peak(job.request.options.precision if setting.gpu else "f32")
     _print_times(output, bench.step, times)
-    output.line(f"{gflops:,.1f} GFLOP/s, {gflops / setting.peaks.gflops:.0%} of the peak; "
-                f"peak memory {setting.rss / 2**20:,.0f} MiB")  # fmt: skip
+    output.line(f"{gflops:,.1f} GFLOP/s, {gflops / peak:.0%} of the peak; {setting.memory}")
     setting.print(output)
     output.result(
         _about(bench.step) | times.to_json() | {"tokens_per_s": speed, "flops": flops, "gflops": gflops}
@@ -86,7 +88,7 @@ def decode(
     decoding, neighbours = Decoding(model, prompt, repeats), Neighbours()
     with Ticker(output, "token") as ticker:
         prompts, times = decoding.time(ticker)
-    setting = _setting(probe, neighbours)
+    setting = _setting(model, probe, neighbours)
     precision = one.options.precision
     low, high = times.quartiles
     speed = 1e3 * decoding.batch / times.median
@@ -98,7 +100,7 @@ def decode(
     )
     output.line(
         f"{gbs:,.1f} GB/s, {share:.0%} of what memory gives to reads; the prompt takes {prompts.median:,.1f} ms; "
-        f"peak memory {setting.rss / 2**20:,.0f} MiB"
+        f"{setting.memory}"
     )
     setting.print(output)
     about = {
@@ -120,25 +122,38 @@ class _Setting:
     peaks: Peaks
     neighbours: float | None
     rss: int
+    gpu: Gpu | None
+    """None for a target that is the CPU."""
+    segments: int
+    """Bytes of the model's memory."""
+
+    @property
+    def memory(self) -> str:
+        """What the step took of the memory that it runs in."""
+        if self.gpu:
+            return f"device memory {self.segments / 2**20:,.0f} MiB"
+        return f"peak memory {self.rss / 2**20:,.0f} MiB"
 
     def print(self, output: Output) -> None:
         from gptc.runtime.machine import warning
 
         peaks = self.peaks
-        narrow = f" ({peaks.bf16_gflops:,.0f} of bf16)" if peaks.bf16_gflops else ""
+        what = "our product of bf16" if self.gpu else "bf16"
+        narrow = f" ({peaks.bf16_gflops:,.0f} of {what})" if peaks.bf16_gflops else ""
         output.line(
             f"probes: {peaks.gflops:,.0f} GFLOP/s of multiply-adds{narrow}, {peaks.read_gbs:,.1f} GB/s read, "
             f"{peaks.triad_gbs:,.1f} GB/s triad"
         )
         others = "" if self.neighbours is None else f"; others used {self.neighbours:.1f} cores"
-        output.line(f"{self.machine}{others}")
+        output.line(f"{self.machine}{others}" + (f"; {self.gpu.name}" if self.gpu else ""))
         if told := warning(self.neighbours):
             output.line(told, "bold")
 
     def to_json(self) -> dict[str, Any]:
         from gptc.runtime.machine import warning
 
-        return {
+        gpu = {"gpu": asdict(self.gpu), "device_memory": self.segments} if self.gpu else {}
+        return gpu | {
             "peak_rss": self.rss, "machine": self.machine.to_json(), "probes": asdict(self.peaks),
             "neighbours": self.neighbours, "warning": warning(self.neighbours),
         }  # fmt: skip
@@ -147,22 +162,26 @@ class _Setting:
 class _Bench:
     """A step ready to be timed, and the probes to time after it."""
 
-    def __init__(self, step: TrainingStep, probe: Probe) -> None:
+    def __init__(self, step: TrainingStep, probe: Probe | GpuProbe) -> None:
         from gptc.runtime.machine import Neighbours
 
         self.step, self.probe, self.neighbours = step, probe, Neighbours()
 
     def finish(self) -> _Setting:
         """The machine, right after the step; its memory before the probes took theirs."""
-        return _setting(self.probe, self.neighbours)
+        return _setting(self.step.model, self.probe, self.neighbours)
 
 
-def _setting(probe: Probe, neighbours: Neighbours) -> _Setting:
+def _setting(model: Model, probe: Probe | GpuProbe, neighbours: Neighbours) -> _Setting:
     """Take the probes' figures, after those that they stand beside."""
+    from gptc.runtime.device import this_gpu
     from gptc.runtime.machine import peak_rss, this_machine
 
+    manifest = model.artefact.manifest
     rss, cores = peak_rss(), neighbours.cores()
-    return _Setting(this_machine(probe.threads), probe.measure(), cores, rss)
+    gpu = this_gpu() if manifest.target == "cuda" else None
+    memory = sum(manifest.segments.values())
+    return _Setting(this_machine(probe.threads), probe.measure(), cores, rss, gpu, memory)
 
 
 def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Bench:
@@ -174,22 +193,15 @@ def _prepare(job: Job, output: Output, threads: int | None, repeats: int) -> _Be
     return _Bench(TrainingStep(model), probe)
 
 
-def _load(job: Job, output: Output, threads: int | None) -> tuple[CpuModel, Probe]:
+def _load(job: Job, output: Output, threads: int | None) -> tuple[Model, Probe | GpuProbe]:
     """Compile, build and load the model, and build the probes with the same flags."""
     from gptc.cli.compile import compile_and_build
     from gptc.cli.peak import build_probe
-    from gptc.errors import InputError
-    from gptc.runtime.cpu import CpuModel
+    from gptc.runtime.model import load_model
 
-    if job.request.options.target != "c":
-        raise InputError.of(
-            "gptc bench measures the CPU", None, "from a checkout, `python -m bench.cuda` measures a GPU"
-        )
     compiled, built = compile_and_build(job, output)
     assert built is not None
-    model = CpuModel(compiled.artefact, built.library)
-    if threads:
-        model.set_threads(threads)
+    model = load_model(compiled.artefact, built.library, threads)
     return model, build_probe(job.request.options, compiled.artefact.manifest.build)
 
 

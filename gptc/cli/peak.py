@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gptc.codegen.gpu_probe import gpu_probe
 from gptc.codegen.render import render
-from gptc.codegen.target import describe
+from gptc.codegen.target import target_for
 from gptc.options import Options
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
+from gptc.runtime.gpu_probe import GpuProbe
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.machine import Neighbours, warning
 from gptc.runtime.manifest import Build
@@ -21,12 +23,15 @@ BACKWARD = 2
 """Times the operations of the forward pass: each product of it has two for its gradients."""
 
 
-def build_probe(options: Options, build: Build) -> Probe:
-    """The probes, built with a model's compiler and flags."""
-    target = describe(options.compiler, options.march)
-    cpu = target.instructions
-    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
-    return Probe(source, cpu.vector, cpu.sums, build)
+def build_probe(options: Options, build: Build) -> Probe | GpuProbe:
+    """The probes of what a model runs on, built with its compiler and flags."""
+    target = target_for(options)
+    if target.cpu is None:
+        source = gpu_probe(target)
+        return GpuProbe(source.files, source.side, build)
+    cpu = target.cpu
+    text = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
+    return Probe(text, cpu.vector, cpu.sums, build)
 
 
 def flops_per_token(artefact: Artefact) -> float | None:
@@ -42,13 +47,13 @@ def flops_per_token(artefact: Artefact) -> float | None:
 
 
 def peak_flops(options: Options, build: Build) -> float | None:
-    """FLOP/s of this process's threads, in the precision that products have; None on a GPU, which has no probe.
+    """FLOP/s of this process's threads or GPU, in the precision that products have; None on a GPU without room for it.
 
     Measured once: a figure that nothing disturbed is kept in the cache.
     """
-    if options.target != "c":
-        return None
     probe, cache = build_probe(options, build), Cache()
+    if isinstance(probe, GpuProbe) and not probe.fits:
+        return None
     dtype = "bf16" if options.precision == "bf16" and probe.has_bf16 else "f32"
     key = content_hash("peak", probe.identity, probe.threads, dtype)
     if entry := cache.get(key):

@@ -18,7 +18,7 @@ def distributed(job: Job, ranks: int) -> Job:
     return replace(job, request=replace(job.request, options=options, ranks=ranks))
 
 
-def join_job(ranks: int | None) -> World | None:
+def join_job(job: Job, ranks: int | None, collectives: str | None) -> World | None:
     """The ranks that this process is one of; None where it has to start them.
 
     A launcher such as `mpiexec` or `srun` may have started them already: then `--ranks` need not be given.
@@ -27,14 +27,21 @@ def join_job(ranks: int | None) -> World | None:
     from gptc.runtime.launch import ranks_here
     from gptc.runtime.world import ALONE
 
+    gpus = job.request.options.target == "cuda"
+    if collectives and not gpus:
+        raise UsageError.of("--collectives is for ranks on GPUs", None, "those on CPUs exchange through MPI")
     here = ranks_here()
     if here is None or here == 1:
         return ALONE if ranks in (None, 1) else None
     if ranks not in (None, here):
         raise UsageError.of(f"--ranks {ranks}, but the launcher has started {here}", None, "leave --ranks out")
-    from gptc.runtime.dist import join
+    from gptc.runtime.device import this_gpu
+    from gptc.runtime.dist import NCCL, join
 
-    return join()
+    world = join(collectives or NCCL)
+    if gpus:
+        world.meet(this_gpu())
+    return world
 
 
 def start_ranks(ranks: int) -> int:

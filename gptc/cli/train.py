@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptc.cli.flags import Data, Job, Json, Plain, Seed, Threads, TokenizerName, compiles
+from gptc.cli.flags import Data, Job, Json, Plain, Seed, Threads, TokenizerName, choice, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.events import Watch
@@ -65,6 +65,14 @@ class Flags:
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
     ] = None
+    collectives: Annotated[
+        str | None,
+        typer.Option(
+            help="What carries gradients between GPUs: nccl; host: its memory and MPI, slow, for ranks that share "
+            "a GPU and to find faults (default: nccl).",
+            parser=choice("nccl", "host"),
+        ),
+    ] = None
     threads: Threads = None
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")] = False
     plain: Plain = False
@@ -88,7 +96,7 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
 
     if flags.tensorboard:
         import gptc.cli.tensorboard  # noqa: F401  (tells at once where it cannot be)
-    world = join_job(flags.ranks)
+    world = join_job(job, flags.ranks, flags.collectives)
     rank, size = (world.rank, world.size) if world else (0, flags.ranks or 1)
     job = distributed(job, size) if size > 1 else job
     output = Output(json, silent=rank > 0)
@@ -104,11 +112,14 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
             codec = flags.tokenizer or manifest.tokenizer
             corpus = _corpus(flags, manifest, codec, rank, size)
             threads = flags.threads or (threads_of(size) if size > 1 else None)
-            model = load_model(compiled.artefact, built.library, threads, flags.plain)
-            sampler = _sampler(flags, job, codec, threads, output, rank) if flags.sample_every else None
-            schedule_of(model, settings)  # a rate that cannot be is told before anything is written
+            starts = world is None and manifest.target == "cuda"  # ranks whose GPUs are theirs alone
+            model = None if starts else load_model(compiled.artefact, built.library, threads, flags.plain)
+            leads = world is not None and world.leads
+            sampler = _sampler(flags, job, codec, threads, output, leads) if flags.sample_every else None
+            schedule_of(compiled.artefact, settings)  # a rate that cannot be is told before anything is written
             _make(folder)
         if world is not None:
+            assert model is not None
             began = beginning(compiled, job, flags, corpus, world)
             output.table("settings", ("setting", "value", "from"), began.settings)
             remembered = decisive(compiled, job, settings, corpus.source, codec, seed, size)
@@ -144,7 +155,7 @@ def _corpus(flags: Flags, manifest: Manifest, codec: str, rank: int, size: int) 
     return replace(corpus, choices=ChoiceLoader(flags.hellaswag, *shape, rank, size))
 
 
-def _sampler(flags: Flags, job: Job, codec: str, threads: int | None, output: Output, rank: int) -> Sampler | None:
+def _sampler(flags: Flags, job: Job, codec: str, threads: int | None, output: Output, leads: bool) -> Sampler | None:
     """What writes samples: the first rank alone does, but all compile it, so that none waits long for another."""
     from gptc.cli.compile import compile_and_build, for_inference
     from gptc.runtime.model import load_model
@@ -153,7 +164,7 @@ def _sampler(flags: Flags, job: Job, codec: str, threads: int | None, output: Ou
 
     compiled, built = compile_and_build(replace(for_inference(job), chosen=""), output)
     assert built is not None
-    if rank > 0:
+    if not leads:
         return None
     model = load_model(compiled.artefact, built.library, threads)
     return Sampler(model, load_tokenizer(codec), flags.prompt, flags.sample_tokens)

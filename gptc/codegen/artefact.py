@@ -98,15 +98,15 @@ def _support(facts: _Facts) -> dict[str, str]:
     """What is the target's own: how the folder is built, and what its kernels include."""
     target = facts.target
     made = {"compiler": target.compiler, "flags": " ".join(facts.flags), "libs": " ".join(target.libs)}
+    ranks = {"programs/ranks.c": _render("ranks.c")} if facts.options.ranks else {}
     if target.name == "cuda":
-        return {
+        return ranks | {
             "Makefile": render("cuda/program/Makefile", **made),
             "include/launch.cuh": render("cuda/launch.cuh"),
             "include/support.cuh": render("cuda/support.cuh"),
             "programs/device.cu": render("cuda/program/device.cu"),
             "programs/kernels.cu": render("cuda/program/kernels.cu", kernels=sorted(facts.specs)),
         }
-    ranks = {"programs/ranks.c": _render("ranks.c")} if facts.options.ranks else {}
     return ranks | {
         "include/host.h": _render("host.h"),
         "Makefile": _render("Makefile", **made, trains=facts.trains_alone),

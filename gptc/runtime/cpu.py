@@ -9,8 +9,10 @@ import ctypes
 import math
 import mmap
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,17 @@ class CpuModel:
     def on_call(self, hook: Callable[[int], None] | None) -> None:
         """Call `hook(n)` after kernel call n of each program that runs from now on; None ends it."""
         self._hook = hook
+
+    def time_calls(self, program: str) -> list[float]:
+        """Milliseconds of each kernel call of one run: from the end of the one before, or from the start."""
+        times: list[float] = []
+        self.on_call(lambda call: times.append(time.perf_counter()))
+        began = time.perf_counter()
+        try:
+            self.run(program)
+        finally:
+            self.on_call(None)
+        return [1e3 * (after - before) for before, after in pairwise([began, *times])]
 
     def on_exchange(self, exchange: Exchange) -> None:
         """Let programs do with other ranks, through `exchange`, what they do together.  It is called by the thread that

@@ -10,11 +10,12 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from gptc.errors import GptcError, InputError, InternalError, StorageError, Tool
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cpu import AFTER, SMALLER, Memory, symbol
 from gptc.runtime.device import Gpu, Graph, Staging, driver, this_gpu
+from gptc.runtime.hooks import Averaging, set_hooks
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
 FAILURE_BYTES = 256
@@ -80,8 +82,19 @@ class Part:
         self._whole[...] = host
 
 
+class DeviceExchange(Averaging, Protocol):
+    """Means over the ranks of tensors of the device, in the order of the model's stream."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether all that it does is queued on streams, so that it can be part of a graph."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """For a block that waits for the device, where other ranks may keep it."""
+
+
 class CudaModel:
-    """A loaded artefact with memory of its own on the first device.  Not for use from two threads at once.
+    """A loaded artefact with memory of its own on this process's GPU.  Not for use from two threads at once.
 
     With `plain`, kernels are awaited one by one, so that a failure names its kernel: for finding faults.
     """
@@ -100,8 +113,8 @@ class CudaModel:
         for name in SEGMENTS:
             self._driver.memset_d8(self._segments[name], 0, max(1, sizes[name]))
         self._memory = Memory(*(int(segment) for segment in self._segments.values()))
-        self._stream = self._driver.Stream()  # of the kind that waits for copies, which go to the default stream
-        ctypes.c_void_p.in_dll(self._library, "gptc_stream").value = self._stream.handle
+        self.stream = self._driver.Stream()  # of the kind that waits for copies, which go to the default stream
+        ctypes.c_void_p.in_dll(self._library, "gptc_stream").value = self.stream.handle
         self._views = {t.name: self._view(t) for t in artefact.manifest.tensors}
         self._masters = artefact.manifest.masters
         self._stale = False
@@ -113,6 +126,8 @@ class CudaModel:
         self._raised: BaseException | None = None
         self._running = ""
         self._trampoline = AFTER(self._call_hook)
+        self.exchange: DeviceExchange | None = None
+        self._hooks: Sequence[object] = ()
 
     def __getitem__(self, name: str) -> DeviceTensor:
         """A tensor on the device, padding included."""
@@ -132,62 +147,78 @@ class CudaModel:
             self._driver.memcpy_dtoh(host, self._segments[name])
         return host
 
+    def place(self, name: Segment) -> tuple[int, int]:
+        """Address and bytes of a segment, to write to it."""
+        self._stale |= name == "params" and bool(self._masters)
+        return int(self._segments[name]), self.artefact.manifest.segments[name]
+
     def run(self, program: str) -> None:
-        """Run one program to its end.  What the hook raised is raised here.
+        """Run one program to its end.  What a hook raised is raised here.
 
         Parameters that were handed out may have been written since: then their copies are made anew first.
         """
         program = self.artefact.program(program).name
-        if self._stale:
-            self._stale, self._after.value = False, None
-            self._queue("refresh")
+        self._refresh()
         if self._hook or self._plain:
             self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value
             self._queue(program)
         else:
             self._after.value = None
             self._launch(program)
-        if raised := self._raised:
-            self._raised = None
-            raise raised
         self._synchronise(program)
 
     def on_call(self, hook: Callable[[int], None] | None) -> None:
         """Call `hook(n)` when kernel call n of a program has ended, in each that runs from now on; None ends it."""
         self._hook = hook
 
+    def on_exchange(self, exchange: DeviceExchange) -> None:
+        """Let programs do with other ranks, through `exchange`, what they do together."""
+        self._hooks = set_hooks(self._library, self.artefact, exchange, self._guard)
+        self.exchange = exchange
+
     def time_calls(self, program: str) -> list[float]:
         """Milliseconds of each kernel call of one run, from events between them."""
         events = [self._driver.Event()]
 
         def record(call: int) -> None:
-            events.append(self._driver.Event().record(self._stream))
+            events.append(self._driver.Event().record(self.stream))
 
         trampoline = AFTER(record)
+        self._refresh()
         self._after.value = ctypes.cast(trampoline, ctypes.c_void_p).value
-        events[0].record(self._stream)
+        events[0].record(self.stream)
         self._queue(program)
         self._after.value = None
         self._synchronise(program)
         return [float(before.time_till(after)) for before, after in pairwise(events)]
 
+    def _refresh(self) -> None:
+        """Make the copies of parameters anew, where these were handed out."""
+        if self._stale:
+            self._stale, self._after.value = False, None
+            self._queue("refresh")
+
     def _queue(self, program: str) -> None:
         self._running = program
         self._programs[program](ctypes.byref(self._memory))
+        if raised := self._raised:
+            self._raised = None
+            raise raised
 
     def _launch(self, program: str) -> None:
-        """Kernel by kernel the first time, when launchers get their memory; then as a graph."""
-        if program not in self._graphs:
+        """Kernel by kernel the first time, when launchers get their memory; then as a graph, if it can be one."""
+        if program not in self._graphs or (self.exchange and not self.exchange.recordable):
             self._graphs[program] = None
             self._queue(program)
             return
-        graph = self._graphs[program] or Graph(self._stream, partial(self._queue, program))
+        graph = self._graphs[program] or Graph(self.stream, partial(self._queue, program))
         self._graphs[program] = graph
         graph.launch()
 
     def _synchronise(self, where: str, kernel: str = "") -> None:
         try:
-            self._stream.synchronize()
+            with self.exchange.waiting() if self.exchange else nullcontext():
+                self.stream.synchronize()
         except self._driver.Error as error:
             raise self._device_error(where, kernel, error) from None
         if failure := self._failure.value.decode(errors="replace"):
@@ -214,22 +245,29 @@ class CudaModel:
         return str(calls[call]["kernel"]) if call < len(calls) else ""
 
     def _call_hook(self, call: int) -> None:
-        # An exception cannot cross the C frames: it is kept for `run`, and the hook rests until then.
-        if self._raised is not None:
-            return
+        self._guard(lambda: self._awaited(call))
+
+    def _awaited(self, call: int) -> None:
+        """Let the hook have kernel call `call`, when it has ended."""
         try:
+            self.stream.synchronize()
+        except self._driver.Error:
+            kernel = self._kernel(call)
+            self._synchronise(f"kernel call {call} of {self._running}, {kernel},", kernel)
+        if self._hook:
+            self._hook(call)
+
+    def _guard(self, hook: Callable[[], Any]) -> Any:
+        # An exception cannot cross the C frames: it is kept for `run`, and hooks rest until then.
+        if self._raised is None:
             try:
-                self._stream.synchronize()
-            except self._driver.Error:
-                kernel = self._kernel(call)
-                self._synchronise(f"kernel call {call} of {self._running}, {kernel},", kernel)
-            if self._hook:
-                self._hook(call)
-        except BaseException as error:
-            self._raised = error
+                return hook()
+            except BaseException as error:
+                self._raised = error
+        return None
 
     def _view(self, tensor: Tensor) -> DeviceTensor:
-        return DeviceTensor(int(self._segments[tensor.segment]) + tensor.offset, tensor, self._stream)
+        return DeviceTensor(int(self._segments[tensor.segment]) + tensor.offset, tensor, self.stream)
 
 
 def _load(library: Path) -> ctypes.CDLL:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from gptc.errors import InputError, NumericsError
-from gptc.runtime.cpu import CpuModel
+from gptc.runtime.model import Model
 from gptc.runtime.profile import SEED, WARM_UP, Progress, Times, calls_of, check_repeats
 from gptc.runtime.store import store
 
@@ -24,7 +24,7 @@ STD = 0.02
 class Decoding:
     """A model with random weights, before a random prompt."""
 
-    def __init__(self, model: CpuModel, prompt: int, repeats: int) -> None:
+    def __init__(self, model: Model, prompt: int, repeats: int) -> None:
         """InputError where `prompt` tokens and the repeats after them do not fit, or the model has no caches."""
         check_repeats(repeats)
         manifest = model.artefact.manifest
@@ -71,7 +71,7 @@ class Decoding:
         for done in range(WARM_UP + self.repeats):
             tokens.append(_ms(partial(self.decode, self.prompt + done)))
             progress(done + 1, WARM_UP + self.repeats)
-        if not math.isfinite(largest := float(np.abs(self.model["logits"]).max())):
+        if not math.isfinite(largest := float(np.abs(np.asarray(self.model["logits"])).max())):
             raise NumericsError.of(f"a logit is {largest}")
         return Times(tuple(prompts)), Times(tuple(tokens[WARM_UP:]))
 

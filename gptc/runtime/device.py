@@ -16,23 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptc.errors import InternalError, ToolMissing
+from gptc.runtime.launch import local_rank
 
 PLAIN = "or leave graphs away with --plain-launches"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU and its memory in bytes.  `capability` is 90 for sm_90."""
+    """A GPU and its memory in bytes.  `capability` is 90 for sm_90, `bus` where it is in its host."""
 
     name: str
     capability: int
     free: int
     total: int
+    bus: str = ""
 
 
 @cache
 def driver() -> Any:
-    """pycuda's driver module, with the primary context of the first device current until the process ends."""
+    """pycuda's driver module, with the primary context of this process's GPU current until the process ends.
+
+    Ranks on one host take its GPUs in turn; a process of its own takes the first.
+    """
     try:
         found = importlib.import_module("pycuda.driver")
     except ImportError as error:
@@ -45,17 +50,17 @@ def driver() -> Any:
         raise ToolMissing.of(f"NVIDIA's driver does not start: {error}", None, "does `nvidia-smi` work?") from None
     if count == 0:
         raise ToolMissing.of("no CUDA device", None, "compile the model with --target c")
-    context = found.Device(0).retain_primary_context()
+    context = found.Device(local_rank() % count).retain_primary_context()
     context.push()
     atexit.register(context.pop)
     return found
 
 
 def this_gpu() -> Gpu:
-    """The first device; ToolMissing where there is none, or no way to it."""
-    device, (free, total) = driver().Device(0), driver().mem_get_info()
+    """The GPU of this process; ToolMissing where there is none, or no way to it."""
+    device, (free, total) = driver().Context.get_device(), driver().mem_get_info()
     major, minor = device.compute_capability()
-    return Gpu(device.name(), 10 * major + minor, free, total)
+    return Gpu(device.name(), 10 * major + minor, free, total, device.pci_bus_id())
 
 
 class Staging:
@@ -86,7 +91,11 @@ class Graph:
         self._stream = self._api.CUstream(int(stream.handle))
         mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call(self._api.cuStreamBeginCapture(self._stream, mode))
-        queue()
+        try:
+            queue()
+        except BaseException:
+            self._api.cuStreamEndCapture(self._stream)
+            raise
         graph = self._call(self._api.cuStreamEndCapture(self._stream))
         self._executable = self._call(self._api.cuGraphInstantiate(graph, 0))
         self._call(self._api.cuGraphDestroy(graph))

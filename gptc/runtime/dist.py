@@ -13,6 +13,7 @@ import ctypes
 import os
 import queue
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -26,12 +27,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import InputError, StorageError, ToolMissing
-from gptc.runtime.cpu import CpuModel
+from gptc.errors import GptcError, InputError, StorageError, ToolMissing
+from gptc.runtime.cuda import CudaModel
+from gptc.runtime.device import Gpu
 from gptc.runtime.interrupt import Interrupted
 from gptc.runtime.job import SIGNS
+from gptc.runtime.manifest import Segment
 from gptc.runtime.model import Model
+from gptc.runtime.nccl import NcclExchange, new_id
 from gptc.runtime.pulse import EVERY, Pulse, diagnose, read_signs
+from gptc.runtime.staged import StagedExchange
 from gptc.runtime.world import World
 from gptc.shares import part, share
 
@@ -39,25 +44,27 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 INSTALL = "pip install 'gptc[mpi]'"
+NCCL, HOST = COLLECTIVES = ("nccl", "host")
+"""Between GPUs: directly, or through memory of the host and MPI."""
 
 
-def join() -> World:
-    """The job that this process was started in."""
+def join(collectives: str = NCCL) -> World:
+    """The job that this process was started in.  `collectives` says how ranks on GPUs exchange: one of COLLECTIVES."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py finds no MPI library: RuntimeError
         raise ToolMissing.of(f"this rank cannot use MPI: {error}", None, INSTALL) from None
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise ToolMissing.of("this MPI allows one thread only; gradients travel on a second one", None, INSTALL)
-    return MpiWorld(MPI.COMM_WORLD, os.environ.get(SIGNS))
+    return MpiWorld(MPI.COMM_WORLD, os.environ.get(SIGNS), collectives)
 
 
 class MpiWorld(World):
     """The ranks of an MPI communicator."""
 
-    def __init__(self, comm: MPI.Comm, signs: str | None) -> None:
+    def __init__(self, comm: MPI.Comm, signs: str | None, collectives: str) -> None:
         """`signs` is where a parent looks for signs of life; without, rank 0 watches the others itself."""
-        self.comm = comm
+        self.comm, self.collectives = comm, collectives
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.own_signs = "" if signs else _folder_for_all(comm)
         self.pulse = Pulse(Path(signs or self.own_signs), self.rank)
@@ -66,13 +73,34 @@ class MpiWorld(World):
             threading.Thread(target=self._watch, name="gptc watch", daemon=True).start()
 
     def attach(self, model: Model) -> None:
-        if not isinstance(model, CpuModel):
-            raise InputError.of("several ranks train on CPUs so far; this artefact is for a GPU")
         super().attach(model)
+        if isinstance(model, CudaModel):
+            self._attach_gpu(model)
+            return
         self.broadcast([model.segment("params")])
         if model.artefact.manifest.shards == 1:
             self.broadcast([model.segment("state")])
         model.on_exchange(self.exchange)
+
+    def meet(self, gpu: Gpu) -> None:
+        if self.collectives == HOST:
+            return
+        with self.pulse.waiting():
+            places = self.comm.allgather((socket.gethostname(), gpu.bus))
+        if error := shared(places, gpu.name):
+            self._give_up(error)
+            raise error
+
+    def _attach_gpu(self, model: CudaModel) -> None:
+        exchange: NcclExchange | StagedExchange
+        if self.collectives == NCCL:
+            job = self.comm.bcast(new_id() if self.leads else None, root=0)
+            exchange = NcclExchange(self.size, self.rank, job, model.stream, self.pulse.waiting)
+        else:
+            exchange = StagedExchange(self.exchange, lambda some: self.broadcast([some]), model.stream)
+        for name in LASTING:
+            exchange.broadcast(*model.place(name))
+        model.on_exchange(exchange)
 
     def mean(self, *values: float) -> tuple[float, ...]:
         total = np.array(values, np.float64)
@@ -129,6 +157,17 @@ class MpiWorld(World):
                 self.comm.Abort(StorageError.code)
 
 
+def shared(places: Sequence[tuple[str, str]], name: str) -> GptcError | None:
+    """What is wrong with the GPUs of the ranks, each known by its host and its place there."""
+    for rank, place in enumerate(places):
+        if (first := places.index(place)) < rank:
+            host, bus = place
+            message = f"ranks {first} and {rank} have one GPU ({name} {bus} of {host}), and NCCL wants one for each"
+            hint = "start as many ranks as there are GPUs, or let them share with --collectives host"
+            return InputError.of(message, None, hint)
+    return None
+
+
 def _folder_for_all(comm: MPI.Comm) -> str:
     """A new folder that every rank sees: beside the run, because /tmp differs from host to host."""
     name = tempfile.mkdtemp(prefix=".gptc-ranks-", dir=".") if comm.Get_rank() == 0 else ""
@@ -136,6 +175,8 @@ def _folder_for_all(comm: MPI.Comm) -> str:
     return shared
 
 
+LASTING: tuple[Segment, ...] = ("params", "state")
+"""What the first rank gives to the others."""
 GRACE = 1.0
 """Seconds for the first rank to tell what is wrong and end the job."""
 CHUNK = 1 << 28

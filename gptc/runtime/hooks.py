@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gptc.errors import InputError
 from gptc.runtime.artefact import Artefact
 
 
-class Exchange(Protocol):
-    """What ranks do together with float tensors, which are told by their addresses and numbers of elements.
-
-    `gptc.shares` says which part of a tensor is whose share.
-    """
+class Averaging(Protocol):
+    """Means of float tensors, which are told by their addresses and numbers of elements."""
 
     rank: int
     size: int
@@ -22,11 +19,16 @@ class Exchange(Protocol):
     def average(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
         """Begin to put means over the ranks in place of tensors."""
 
+    def wait(self, first: int) -> None:
+        """Let what follows find all that was to be put at this first address and the others."""
+
+
+@runtime_checkable
+class Exchange(Averaging, Protocol):
+    """All that ranks do together with float tensors.  `gptc.shares` says which part of a tensor is whose share."""
+
     def scatter(self, tensors: Sequence[int], shares: Sequence[int], sizes: Sequence[int]) -> None:
         """Begin to make this rank's shares, filled up with zeros, of the means of tensors."""
-
-    def wait(self, first: int) -> None:
-        """Return when all is there that `average` or `scatter` was to put at this first address and the others."""
 
     def gather(self, shares: Sequence[int], tensors: Sequence[int], sizes: Sequence[int]) -> None:
         """Put tensors together from the shares of all ranks."""
@@ -45,21 +47,17 @@ Guard = Callable[[Callable[[], Any]], Any]
 """Calls what it is given; keeps what that raises, and returns None then: exceptions cannot cross C frames."""
 
 
-def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Exchange, guard: Guard) -> Sequence[object]:
+def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Averaging, guard: Guard) -> Sequence[object]:
     """Have a library's programs call `exchange`.  What is returned must live for as long as they may.
 
     Raises InputError where the library has no hooks.
     """
-    hooks = {
+    hooks: dict[str, Any] = {
         "gptc_all_reduce_begin": AVERAGE(lambda x, sizes, n: guard(lambda: exchange.average(x[:n], sizes[:n]))),
         "gptc_all_reduce_end": WAIT(lambda x, n: guard(lambda: exchange.wait(x[0]))),
-        "gptc_reduce_scatter_begin": SHARES(
-            lambda x, y, sizes, n: guard(lambda: exchange.scatter(x[:n], y[:n], sizes[:n]))
-        ),
-        "gptc_reduce_scatter_end": WAIT(lambda y, n: guard(lambda: exchange.wait(y[0]))),
-        "gptc_all_gather": SHARES(lambda x, y, sizes, n: guard(lambda: exchange.gather(x[:n], y[:n], sizes[:n]))),
-        "gptc_sum": SUM(lambda x: guard(lambda: exchange.sum(x)) or 0.0),
     }
+    if isinstance(exchange, Exchange):
+        hooks |= _dividing(exchange, guard)
     try:
         for name, value in (("gptc_rank", exchange.rank), ("gptc_ranks", exchange.size)):
             ctypes.c_int64.in_dll(library, name).value = value
@@ -69,3 +67,15 @@ def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Exchange, guar
         message = f"{artefact.folder.name} was compiled for one rank"
         raise InputError.of(message, None, "compile it with --ranks") from None
     return tuple(hooks.values())
+
+
+def _dividing(exchange: Exchange, guard: Guard) -> dict[str, Any]:
+    """The hooks of programs in which ranks divide tensors among them."""
+    return {
+        "gptc_reduce_scatter_begin": SHARES(
+            lambda x, y, sizes, n: guard(lambda: exchange.scatter(x[:n], y[:n], sizes[:n]))
+        ),
+        "gptc_reduce_scatter_end": WAIT(lambda y, n: guard(lambda: exchange.wait(y[0]))),
+        "gptc_all_gather": SHARES(lambda x, y, sizes, n: guard(lambda: exchange.gather(x[:n], y[:n], sizes[:n]))),
+        "gptc_sum": SUM(lambda x: guard(lambda: exchange.sum(x)) or 0.0),
+    }

@@ -14,7 +14,8 @@ from pathlib import Path
 LAUNCHER = "mpiexec"
 RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
-"""What MPICH's and Intel's launchers, Open MPI's and Slurm tell a rank."""
+LOCAL = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+"""What MPICH's and Intel's launchers, Open MPI's and Slurm tell a rank; LOCAL is its number among those of its host."""
 
 OPEN_MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -58,3 +59,8 @@ def ranks_here() -> int | None:
     if not any(name in os.environ for name in RANK):
         return None
     return next((int(os.environ[name]) for name in SIZE if os.environ.get(name, "").isdigit()), None)
+
+
+def local_rank() -> int:
+    """Which of its host's ranks this process is; 0 where no launcher says."""
+    return next((int(os.environ[name]) for name in LOCAL if os.environ.get(name, "").isdigit()), 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import InputError
-from gptc.runtime.model import Model
+from gptc.runtime.artefact import Artefact
 from gptc.runtime.schedule import Schedule
 
 
@@ -38,11 +38,11 @@ class TrainSettings:
             raise InputError.of("need steps >= 1 and eval_batches >= 1; eval_every, score_every and sample_every >= 0")
 
 
-def schedule_of(model: Model, settings: TrainSettings) -> Schedule:
+def schedule_of(artefact: Artefact, settings: TrainSettings) -> Schedule:
     """The settings over the manifest's defaults."""
-    defaults = model.artefact.manifest.train
+    defaults = artefact.manifest.train
     if defaults is None:
-        raise InputError.of(f"{model.artefact.folder.name} was compiled for inference", None, "compile it for training")
+        raise InputError.of(f"{artefact.folder.name} was compiled for inference", None, "compile it for training")
     fields = {name: getattr(settings, name) for name in type(defaults).model_fields}
     c = defaults.model_copy(update={name: value for name, value in fields.items() if value is not None})
     return Schedule(c.schedule, c.lr, settings.steps, c.warmup, c.final_lr_frac, c.step_size, c.gamma)

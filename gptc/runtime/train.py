@@ -65,7 +65,7 @@ def train(
     _check(run)
     began, start = time.perf_counter(), run.progress.step
     try:
-        val_loss = _train(run, schedule_of(run.model, run.settings))
+        val_loss = _train(run, schedule_of(run.model.artefact, run.settings))
     except Interrupted:
         run.save_last()
         raise

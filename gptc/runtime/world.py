@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gptc.errors import InputError
+from gptc.runtime.device import Gpu
 from gptc.runtime.model import Model
 
 
@@ -28,6 +29,9 @@ class World:
         if shards not in (1, self.size):
             message = f"{model.artefact.folder.name} divides its state among {shards} ranks; this job has {self.size}"
             raise InputError.of(message, None, "gptc train --ranks --zero 1 compiles for the ranks that there are")
+
+    def meet(self, gpu: Gpu) -> None:
+        """Refuse GPUs that cannot work together; `gpu` is that of this rank."""
 
     def mean(self, *values: float) -> tuple[float, ...]:
         """The mean of each number over the ranks, the same on all of them."""

@@ -152,8 +152,9 @@ def test_nothing_is_atomic_and_all_is_checked() -> None:
 
 
 DIVIDED = {"reduce_scatter_begin", "reduce_scatter_end", "all_gather", "own_share", "norm_over_ranks"}
-ONLY_C = {"attention_cached", "cache_append", "gemv", "all_reduce_begin", "all_reduce_end", *DIVIDED}
-"""Kernels that generate from caches (on CUDA, generation computes the whole sequence for each token), and of ranks."""
+ONLY_C = {"attention_cached", "cache_append", "gemv", *DIVIDED}
+"""Kernels that generate from caches (on CUDA, generation computes the whole sequence for each token), and of ranks
+that divide their work."""
 
 
 def test_every_kernel_of_c_has_one_for_cuda() -> None:

@@ -124,13 +124,13 @@ def test_questions_need_a_loss_at_each_position(model: CpuModel, data: Data, tmp
 
 
 def test_settings_over_defaults(model: CpuModel) -> None:
-    assert schedule_of(model, TrainSettings(10))(3) == 5.0
-    chosen = schedule_of(model, TrainSettings(10, lr=1.0, schedule="linear", warmup=2, final_lr_frac=0.5))
+    assert schedule_of(model.artefact, TrainSettings(10))(3) == 5.0
+    chosen = schedule_of(model.artefact, TrainSettings(10, lr=1.0, schedule="linear", warmup=2, final_lr_frac=0.5))
     assert [chosen(step) for step in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.75, 0.5]
     with pytest.raises(InputError, match="steps >= 1"):
         TrainSettings(0)
     with pytest.raises(InputError, match="unknown schedule"):
-        schedule_of(model, TrainSettings(1, schedule="sudden"))
+        schedule_of(model.artefact, TrainSettings(1, schedule="sudden"))
 
 
 @pytest.mark.parametrize("where", ["table", "bias"])

@@ -1,0 +1,136 @@
+"""Ranks on GPUs: what is told where they cannot be, and where they can, that they train as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptc.errors import ToolMissing
+from gptc.runtime import nccl
+from gptc.runtime.device import driver
+from gptc.runtime.dist import shared
+from gptc.runtime.launch import LOCAL, find_launcher, local_rank
+from tests.cli.test_cli import gptc
+from tests.cuda.ranks_job import BATCH, LENGTH
+from tests.system.workshop import TINY, Workshop
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = find_launcher()
+
+
+def gpus() -> int:
+    try:
+        return int(driver().Device.count())
+    except ToolMissing:
+        return 0
+
+
+GPUS = gpus()
+needs_gpus = pytest.mark.skipif(GPUS < 2 or LAUNCHER is None, reason="needs two CUDA devices and an MPI launcher")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+
+
+def test_no_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nccl.bindings.nccl", None)
+    nccl._bindings.cache_clear()
+    with pytest.raises(ToolMissing, match="ranks on GPUs need NCCL") as caught:
+        nccl.new_id()
+    assert "gptc[nccl]" in (caught.value.diagnostics[0].hint or "")
+
+
+def test_ranks_that_share_a_gpu_are_named() -> None:
+    places = [("one", "0000:01"), ("one", "0000:02"), ("two", "0000:01"), ("one", "0000:02")]
+    assert shared(places[:3], "a GPU") is None
+    error = shared(places, "a GPU")
+    assert error is not None
+    assert "ranks 1 and 3 have one GPU (a GPU 0000:02 of one)" in str(error)
+    assert "--collectives host" in str(error)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_rank_knows_its_place_among_those_of_its_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in LOCAL:
+        monkeypatch.delenv(each, raising=False)
+    assert local_rank() == 0
+    monkeypatch.setenv(name, "3")
+    assert local_rank() == 3
+
+
+def test_collectives_are_for_gpus(tmp_path: Path) -> None:
+    done = gptc(tmp_path, "train", TINY, "--ranks", "2", "--collectives", "host")
+    assert done.returncode == 2
+    assert "--collectives is for ranks on GPUs" in done.stderr
+
+
+@needs_nvcc
+def test_programs_reach_the_exchange(tmp_path: Path) -> None:
+    """Buckets leave the backward pass through hooks that the library has, which builds without a warning."""
+    shop = Workshop(tmp_path)
+    options = {"target": "cuda", "march": "sm_90a", "precision": "bf16", "compiler": "cc"}
+    folder = shop.compile(TINY, 2, 16, ranks=True, **options).artefact.folder
+    step = (folder / "programs" / "step.c").read_text()
+    assert step.index("all_reduce_begin_") < step.index("all_reduce_end_") < step.index("sum_squares_")
+    library = shop.build(TINY, 2, 16, ranks=True, **options).library
+    symbols = subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True).stdout
+    assert " B gptc_all_reduce_begin" in symbols
+    assert " B gptc_all_reduce_end" in symbols
+    assert not (shop.compile(TINY, 2, 16, **options).artefact.folder / "programs" / "ranks.c").exists()
+
+
+def run(folder: Path, size: int, *arguments: str) -> list[dict[str, Any]]:
+    """What each rank prints."""
+    assert LAUNCHER is not None
+    job = [sys.executable, "-m", "mpi4py", "-m", "tests.cuda.ranks_job", str(folder), *arguments]
+    done = subprocess.run(
+        LAUNCHER.command(size, job), cwd=ROOT, env=os.environ | LAUNCHER.environment,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(each["rank"] for each in found) == list(range(size))
+    return found
+
+
+@needs_gpus
+def test_ranks_are_one(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    for size in (1, 2):
+        shop.build(TINY, BATCH // size, LENGTH, target="cuda", ranks=True)
+    alone, *_ = run(tmp_path, 1, "nccl")
+    ways = [("nccl",), ("nccl",), ("nccl", "plain"), ("host",)]
+    found = [run(tmp_path, 2, *way) for way in ways]
+    for ranks in found:
+        assert len({(each["weights"], *each["losses"], each["norm"]) for each in ranks}) == 1, "ranks disagree"
+        np.testing.assert_allclose(ranks[0]["losses"], alone["losses"], rtol=1e-5)
+        np.testing.assert_allclose(ranks[0]["norm"], alone["norm"], rtol=1e-4)
+    # Two numbers have one sum and half of it is exact, so every way of exchanging them gives the same bits.
+    assert len({ranks[0]["weights"] for ranks in found}) == 1
+
+
+@needs_gpus
+def test_more_ranks_than_gpus(tmp_path: Path) -> None:
+    flags = ("--target", "cuda", "--ranks", str(GPUS + 1), "--steps", "3", "--batch", "2", "--seq", "16")
+    done = gptc(tmp_path, "train", "gpt2-nano", *flags)
+    assert done.returncode == 1
+    assert done.stderr.count("have one GPU") == 1, done.stderr
+    done = gptc(tmp_path, "train", "gpt2-nano", *flags, "--collectives", "host")
+    assert done.returncode == 0, done.stderr
+
+
+@needs_gpus
+def test_resumed_is_undisturbed(tmp_path: Path) -> None:
+    flags = ["--target", "cuda", "--ranks", "2", "--batch", "2", "--seq", "64", "--val-every", "0", "--steps", "40"]
+    for more in (["--run", "whole"], ["--run", "cut", "--save-every", "20"], ["--run", "cut", "--resume", "20"]):
+        done = gptc(tmp_path, "train", "gpt2-nano", *flags, *more)
+        assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout
+    whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
