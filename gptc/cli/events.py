@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gptc.cli.pace import Pace
-from gptc.runtime.events import Began, Evaluation, Event, Sample, Saved, Score, Step, Trouble
+from gptc.runtime.events import Began, Evaluation, Event, Sample, Saved, Score, Skipped, Step, Trouble
 from gptc.runtime.log import Log
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Reporter:
             case Step():
                 self._pace.add(event)
                 self._show(event)
+            case Skipped():
+                text = (
+                    f"step {event.step}: the update is skipped: {event.reason}; its data begin at batch {event.batch}"
+                )
+                self._output.line(text, "bold yellow")
             case Evaluation():
                 self._output.line(f"val loss {event.loss:.6f}")
             case Sample():

@@ -18,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from gptc.errors import Span, did_you_mean
 from gptc.model import tree
@@ -149,6 +150,12 @@ class Train(Strict):
     """Steps in which the learning rate rises from 0."""
     final_lr_frac: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     """Learning rate of the last step, as a fraction of `lr`."""
+    skip_loss_outliers: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+    """Deviations above what is usual from which on a step's loss makes it be skipped; 0 skips none."""
+    skip_norm_outliers: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+    """The same for the norm of the gradient."""
+    outliers: Literal["mad", "zscore"] = "mad"
+    """What is usual over 128 steps: `mad` median and absolute deviation; `zscore` mean and deviation, as in llm.c."""
     steps: Count = 20_000
     batch: Count = 4
     """Sequences in a micro-step, unless the command says otherwise."""
@@ -204,7 +211,7 @@ def validate(root: tree.Mapping, report: Report) -> Description:
     try:
         return Description.model_validate(tree.plain(root))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)
+        first = _mistakes(error)
     for problem in first:
         if report.full:
             break
@@ -215,7 +222,13 @@ def validate(root: tree.Mapping, report: Report) -> Description:
         try:
             return Description.model_validate(tree.plain(root))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)
+            first = _mistakes(error)
+
+
+def _mistakes(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong by itself: a default that could not be computed only follows from other mistakes."""
+    found = error.errors(include_url=False, include_input=False)
+    return [problem for problem in found if problem["type"] != "default_factory_not_called"]
 
 
 def _prune(root: tree.Mapping, path: tree.Path) -> bool:

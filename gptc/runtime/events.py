@@ -34,6 +34,20 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """The update of this step, whose `Step` comes next, was not made: the weights are as they were before it.
+
+    `batch` is the first that the step took of the training data, counted from the beginning of the run.
+    """
+
+    step: int
+    batch: int
+    loss: float
+    norm: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Mean validation loss after `step` updates."""
 
@@ -88,4 +102,4 @@ class Ended:
     peak_memory: int
 
 
-Event = Began | Step | Evaluation | Sample | Score | Saved | Trouble | Ended
+Event = Began | Step | Skipped | Evaluation | Sample | Score | Saved | Trouble | Ended

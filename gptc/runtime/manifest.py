@@ -146,6 +146,9 @@ class TrainDefaults(Model):
     final_lr_frac: float = Field(ge=0, le=1)
     step_size: int | None = Field(default=None, ge=1)
     gamma: float = Field(default=0.1, gt=0, le=1)
+    skip_loss_outliers: float = Field(default=0.0, ge=0)
+    skip_norm_outliers: float = Field(default=0.0, ge=0)
+    outliers: Literal["mad", "zscore"] = "mad"
 
 
 class Build(Model):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gptc.errors import StorageError
 from gptc.runtime.checkpoint import Checkpoint
+from gptc.runtime.detector import WINDOW
 from gptc.runtime.loader import Loader
 from gptc.runtime.model import Model
 from gptc.runtime.world import World
@@ -20,25 +21,41 @@ from gptc.runtime.world import World
 class Progress:
     """All that a run remembers beside the model's tensors: what decides, with these, how it goes on.
 
-    `step` updates made, `batches` taken from the training loader, `loss` before the last update.
+    `step` steps made, of which `skipped` left the weights as they were; `batches` taken from the training loader;
+    `loss` before the last update; `losses` and `norms` of the last steps, with which the next one is compared.
     """
 
     step: int = 0
     batches: int = 0
     loss: float | None = None
+    skipped: int = 0
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
 
     @staticmethod
     def shared(world: World, first: Progress | None = None) -> Progress:
         """The progress of the first rank, which alone gives it."""
         own = first or Progress()
-        numbers = np.array([own.step, own.batches, math.nan if own.loss is None else own.loss])
-        world.broadcast([numbers])
-        step, batches, loss = numbers.tolist()
-        return Progress(int(step), int(batches), None if math.isnan(loss) else loss)
+        counts = np.array([own.step, own.batches, own.skipped, len(own.losses), len(own.norms)])
+        world.broadcast([counts])
+        step, batches, skipped, losses, norms = map(int, counts)
+        floats = np.array([math.nan if own.loss is None else own.loss, *own.losses, *own.norms])
+        floats = np.resize(floats, 1 + losses + norms)
+        world.broadcast([floats])
+        loss, *window = floats.tolist()
+        return Progress(step, batches, None if math.isnan(loss) else loss, skipped, window[:losses], window[losses:])
+
+    def remember(self, loss: float, norm: float) -> None:
+        """What outliers are compared with from now on."""
+        for window, value in ((self.losses, loss), (self.norms, norm)):
+            window.append(value)
+            del window[:-WINDOW]
 
     def state(self, loader: Loader) -> dict[str, Any]:
         """Plain data for JSON, from which `restore` makes an equal one."""
-        return {"step": self.step, "loss": self.loss, "loader": loader.state(self.batches)}
+        window = {"losses": list(self.losses), "norms": list(self.norms)}
+        own = {"step": self.step, "loss": self.loss, "skipped": self.skipped, **window}
+        return own | {"loader": loader.state(self.batches)}
 
 
 def restore(checkpoint: Checkpoint, model: Model, loader: Loader, other_data: bool = False) -> Progress:
@@ -50,7 +67,9 @@ def restore(checkpoint: Checkpoint, model: Model, loader: Loader, other_data: bo
     try:
         state = checkpoint.manifest.progress
         batches = 0 if other_data else loader.resume(state["loader"])
-        return Progress(operator.index(state["step"]), batches, state["loss"] and float(state["loss"]))
+        step, skipped = operator.index(state["step"]), operator.index(state.get("skipped", 0))
+        windows = ([float(x) for x in state.get(name, ())][-WINDOW:] for name in ("losses", "norms"))
+        return Progress(step, batches, state["loss"] and float(state["loss"]), skipped, *windows)
     except (KeyError, TypeError, ValueError) as error:
         message = f"{checkpoint.folder}: cannot go on from the progress that it describes: {error!r}"
         raise StorageError.of(message, None, "was it made by another version of gptc?") from None

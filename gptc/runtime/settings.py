@@ -7,6 +7,8 @@ from pathlib import Path
 
 from gptc.errors import InputError
 from gptc.runtime.artefact import Artefact
+from gptc.runtime.detector import Detector
+from gptc.runtime.manifest import TrainDefaults
 from gptc.runtime.schedule import Schedule
 
 
@@ -26,6 +28,9 @@ class TrainSettings:
     final_lr_frac: float | None = None
     step_size: int | None = None
     gamma: float | None = None
+    skip_loss_outliers: float | None = None
+    skip_norm_outliers: float | None = None
+    outliers: str | None = None
     eval_every: int = 0
     eval_batches: int = 20
     score_every: int = 0
@@ -39,10 +44,21 @@ class TrainSettings:
 
 
 def schedule_of(artefact: Artefact, settings: TrainSettings) -> Schedule:
+    """The learning rate of every step."""
+    c = chosen(artefact, settings)
+    return Schedule(c.schedule, c.lr, settings.steps, c.warmup, c.final_lr_frac, c.step_size, c.gamma)
+
+
+def detector_of(artefact: Artefact, settings: TrainSettings) -> Detector:
+    """What steps are skipped."""
+    c = chosen(artefact, settings)
+    return Detector(c.skip_loss_outliers, c.skip_norm_outliers, c.outliers)
+
+
+def chosen(artefact: Artefact, settings: TrainSettings) -> TrainDefaults:
     """The settings over the manifest's defaults."""
     defaults = artefact.manifest.train
     if defaults is None:
         raise InputError.of(f"{artefact.folder.name} was compiled for inference", None, "compile it for training")
     fields = {name: getattr(settings, name) for name in type(defaults).model_fields}
-    c = defaults.model_copy(update={name: value for name, value in fields.items() if value is not None})
-    return Schedule(c.schedule, c.lr, settings.steps, c.warmup, c.final_lr_frac, c.step_size, c.gamma)
+    return defaults.model_copy(update={name: value for name, value in fields.items() if value is not None})

@@ -7,31 +7,50 @@ import time
 from collections.abc import Mapping
 
 from gptc.errors import NumericsError
-from gptc.runtime.events import Step
+from gptc.runtime.detector import Limits
+from gptc.runtime.events import Skipped, Step
 from gptc.runtime.loader import Batch
 from gptc.runtime.model import Model
 from gptc.runtime.run import Run
 
+NEVER = -1.0
+"""The limit on the norm that makes an update be skipped whatever its norm is."""
 
-def step(run: Run, lr: float) -> Step:
-    """One update over `micro_steps` batches.  Until the update itself, nothing that lasts has changed."""
+
+def step(run: Run, lr: float, limits: Limits) -> Step:
+    """One update over `micro_steps` batches.  Until the update itself, nothing that lasts has changed.
+
+    The program skips it where the loss or the norm is above its limit.  Raises NumericsError where one is not finite;
+    then it is skipped too.
+    """
     began = time.perf_counter()
     model, progress = run.model, run.progress
     micro_steps = model.artefact.manifest.micro_steps
-    scalars = {"lr": lr, "step": progress.step + 1.0}
+    scalars = {"lr": lr, "step": progress.step - progress.skipped + 1.0, "max_norm": _port(limits.norm)}
     if micro_steps == 1:
-        loss = run_batch(model, "step", _batch(run, 0), scalars)
+        loss = run_batch(model, "step", _batch(run, 0), scalars | {"max_loss": _port(limits.loss)})
+        (loss,) = run.world.mean(loss)
     else:
         loss = 0.0
         for micro in range(micro_steps):
             loss += run_batch(model, "micro_step", _batch(run, micro), {"first": float(micro == 0)}) / micro_steps
-        _run_program(model, "update", scalars)
-    (loss,), norm = run.world.mean(loss), float(model["norm"])
+        (loss,) = run.world.mean(loss)
+        _run_program(model, "update", scalars if loss <= limits.loss else scalars | {"max_norm": NEVER})
+    norm = float(model["norm"])
     require_finite("loss", loss, progress.step + 1)
     require_finite("gradient norm", norm, progress.step + 1)
+    if float(model["clip_scale"]) == 0:
+        run.report(Skipped(progress.step + 1, progress.batches, loss, norm, limits.reason(loss, norm)))
+        progress.skipped += 1
+    progress.remember(loss, norm)
     progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
     seconds = time.perf_counter() - began
     return Step(progress.step, loss, norm, lr, seconds, run.tokens_per_step / seconds)
+
+
+def _port(limit: float) -> float:
+    """A limit as programs take it: 0 is none."""
+    return limit if math.isfinite(limit) else 0.0
 
 
 def require_finite(what: str, value: float, step: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from gptc.errors import StorageError
 from gptc.runtime.data import Data
+from gptc.runtime.detector import Detector
 from gptc.runtime.evaluation import look, require_losses
 from gptc.runtime.events import Event
 from gptc.runtime.interrupt import Interrupt, Interrupted
@@ -24,7 +25,7 @@ from gptc.runtime.run import Run
 from gptc.runtime.sampler import Sampler
 from gptc.runtime.saver import Saver
 from gptc.runtime.schedule import Schedule
-from gptc.runtime.settings import TrainSettings, schedule_of
+from gptc.runtime.settings import TrainSettings, detector_of, schedule_of
 from gptc.runtime.step import step
 from gptc.runtime.weights import save_weights
 from gptc.runtime.world import ALONE, World
@@ -65,7 +66,8 @@ def train(
     _check(run)
     began, start = time.perf_counter(), run.progress.step
     try:
-        val_loss = _train(run, schedule_of(run.model.artefact, run.settings))
+        defaults = model.artefact, settings
+        val_loss = _train(run, schedule_of(*defaults), detector_of(*defaults))
     except Interrupted:
         run.save_last()
         raise
@@ -77,12 +79,13 @@ def train(
     return Summary(run.progress.step, run.progress.loss, val_loss, time.perf_counter() - began, tokens)
 
 
-def _train(run: Run, schedule: Schedule) -> float | None:
+def _train(run: Run, schedule: Schedule, detector: Detector) -> float | None:
     """The steps that are left, and the validation loss after them (None without the program `evaluate`)."""
     progress = run.progress
     while progress.step < run.settings.steps:
         look(run)
-        run.report(step(run, schedule(progress.step)))
+        limits = detector.limits(progress.losses, progress.norms)
+        run.report(step(run, schedule(progress.step), limits))
         if run.saver:
             run.saver.poll()
             if run.saver.due(progress.step):

@@ -20,7 +20,7 @@ from tests.runtime.toy import write_toy
 def test_contents(toy: Artefact) -> None:
     assert toy.tensor("bias").offset == 4 * 256 * 320
     assert toy.tensor("loss").nbytes == 4
-    assert toy.program("step").outputs == ("loss", "norm")
+    assert toy.program("step").outputs == ("loss", "norm", "clip_scale")
     assert toy.has_program("evaluate")
     assert not toy.has_program("logits")
 

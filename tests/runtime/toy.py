@@ -27,7 +27,10 @@ enum { B = %(B)d, T = %(T)d, V = 256, VP = 320 };
 #define LR ((float *)(m->io + 128))
 #define STEP ((float *)(m->io + 192))
 #define FIRST ((float *)(m->io + 256))
-#define TOKENS ((int *)(m->io + 320))
+#define MAX_LOSS ((float *)(m->io + 320))
+#define MAX_NORM ((float *)(m->io + 384))
+#define CLIP_SCALE ((float *)(m->io + 448))
+#define TOKENS ((int *)(m->io + 512))
 #define TARGETS ((int *)(m->io + %(targets)d))
 #define LOGITS ((float *)(m->io + %(targets)d))
 #define PROBS ((float *)m->arena)
@@ -79,20 +82,23 @@ static void backward(const struct gptc_memory *m, int clear) {
             DBIAS[i] += d;
         }
 }
-static void update(const struct gptc_memory *m) {
+static int within(float x, float most) { return isfinite(x) && (most == 0.0f || x <= most); }
+static void update(const struct gptc_memory *m, int with_loss) {
     double norm = 0.0;
-    for (int i = 0; i < V * VP + VP; i++) norm += (double)DTABLE[i] * DTABLE[i], TABLE[i] -= *LR * DTABLE[i];
+    for (int i = 0; i < V * VP + VP; i++) norm += (double)DTABLE[i] * DTABLE[i];
     *NORM = (float)sqrt(norm);
+    *CLIP_SCALE = within(*NORM, *MAX_NORM) && (!with_loss || within(*LOSS, *MAX_LOSS));
+    for (int i = 0; i < V * VP + VP && *CLIP_SCALE; i++) TABLE[i] -= *LR * DTABLE[i];
 }
 """
 
 TRAIN_C = {
     "evaluate": '#include "gradient.h"\nvoid gptc_evaluate(const struct gptc_memory *m) { forward(m); }\n',
     "step": '#include "gradient.h"\n'
-    "void gptc_step(const struct gptc_memory *m) { forward(m); backward(m, 1); update(m); }\n",
+    "void gptc_step(const struct gptc_memory *m) { forward(m); backward(m, 1); update(m, 1); }\n",
     "micro_step": '#include "gradient.h"\n'
     "void gptc_micro_step(const struct gptc_memory *m) { forward(m); backward(m, *FIRST != 0.0f); }\n",
-    "update": '#include "gradient.h"\nvoid gptc_update(const struct gptc_memory *m) { update(m); }\n',
+    "update": '#include "gradient.h"\nvoid gptc_update(const struct gptc_memory *m) { update(m, 0); }\n',
 }
 
 LOGITS_C = """
@@ -105,13 +111,24 @@ void gptc_logits(const struct gptc_memory *m) {
 
 HOOK_C = "void (*gptc_after)(int call);\n"
 HOST_C = "const char *gptc_missing(void) { return %s; }\n"
-IO = {"tokens": "i32", "targets": "i32", "loss": "f32", "norm": "f32", "lr": "f32", "step": "f32", "first": "f32"}
-OUTPUTS = ("loss", "norm", "logits")
+IO = {
+    "tokens": "i32",
+    "targets": "i32",
+    "loss": "f32",
+    "norm": "f32",
+    "lr": "f32",
+    "step": "f32",
+    "first": "f32",
+    "max_loss": "f32",
+    "max_norm": "f32",
+    "clip_scale": "f32",
+}
+OUTPUTS = ("loss", "norm", "clip_scale", "logits")
 PORTS = {
     "evaluate": (["tokens", "targets"], ["loss"]),
-    "step": (["tokens", "targets", "lr"], ["loss", "norm"]),
+    "step": (["tokens", "targets", "lr", "max_loss", "max_norm"], ["loss", "norm", "clip_scale"]),
     "micro_step": (["tokens", "targets", "first"], ["loss"]),
-    "update": (["lr", "step"], ["norm"]),
+    "update": (["lr", "step", "max_norm"], ["norm", "clip_scale"]),
     "logits": (["tokens"], ["logits"]),
 }
 
@@ -125,7 +142,7 @@ def write_toy(
     """
     batch = 1 if infer else batch
     programs = ["logits"] if infer else ["evaluate", *(["step"] if micro_steps == 1 else ["micro_step", "update"])]
-    targets = 320 + -(-4 * batch * seq // 64) * 64
+    targets = 512 + -(-4 * batch * seq // 64) * 64
     sources = {
         "include/model.h": MODEL_H % {"B": batch, "T": seq, "targets": targets},
         "include/kernels.h": KERNELS_H,
@@ -149,7 +166,8 @@ def write_toy(
 
 def _manifest(batch: int, seq: int, micro_steps: int, infer: bool, programs: list[str], targets: int) -> dict[str, Any]:
     weights = 4 * (V * VP + VP)
-    offsets = {"loss": 0, "norm": 64, "lr": 128, "step": 192, "first": 256, "tokens": 320}
+    offsets = {"loss": 0, "norm": 64, "lr": 128, "step": 192, "first": 256, "max_loss": 320, "max_norm": 384}
+    offsets |= {"clip_scale": 448, "tokens": 512}
     shapes: dict[str, list[int]] = {"tokens": [batch, seq], "targets": [batch, seq]}
     ports = {"tokens": "i32", "logits": "f32"} if infer else IO
     offsets |= {"logits": targets} if infer else {"targets": targets}
