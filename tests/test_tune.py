@@ -17,8 +17,8 @@ from gptc.runtime.cpu import CpuModel
 from gptc.runtime.profile import TrainingStep
 from gptc.runtime.tuning import load_tuning, save_tuning
 from gptc.tune import _race, tune
-from tests.cli.test_cli import gptc as run_gptc
-from tests.cli.test_cli import one_object
+from tests.cli.command import gptc as run_gptc
+from tests.cli.command import one_object
 from tests.conftest import TINY
 from tests.system.workshop import Workshop
 

@@ -20,7 +20,7 @@ from gptc.errors import NumericsError
 from gptc.runtime import machine
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.profile import TrainingStep, time_kernels, time_steps
-from tests.cli.test_cli import ROOT, gptc, one_object
+from tests.cli.command import ROOT, gptc, one_object
 from tests.conftest import TINY
 from tests.templates.kernel_library import BF16
 

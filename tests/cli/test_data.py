@@ -15,7 +15,7 @@ import pytest
 
 from gptc.corpus.verify import verify
 from gptc.runtime.shard import chunks, open_shard, write_shard
-from tests.cli.test_cli import environment, gptc, one_object
+from tests.cli.command import environment, gptc, one_object
 from tests.conftest import TINY
 
 

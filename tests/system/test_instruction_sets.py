@@ -16,7 +16,7 @@ from gptc.codegen.target import WARNINGS, describe
 from gptc.compiler import Request, build_model, compile_model
 from gptc.errors import GptcError
 from gptc.options import Options
-from tests.cli.test_cli import ROOT
+from tests.cli.command import ROOT
 from tests.system.emulated import EmulatedModel
 from tests.system.test_training import allowed, losses
 from tests.system.workshop import STRICT, TINY, Workshop
