@@ -18,7 +18,7 @@ from gptc.runtime import nccl
 from gptc.runtime.device import driver
 from gptc.runtime.dist import shared
 from gptc.runtime.launch import LOCAL, find_launcher, local_rank
-from tests.cli.test_cli import gptc
+from tests.cli.command import gptc
 from tests.cuda.ranks_job import BATCH, LENGTH
 from tests.system.workshop import TINY, Workshop
 
