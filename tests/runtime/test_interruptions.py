@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -10,12 +11,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.build import build
 from gptc.runtime.cache import Cache
+from gptc.runtime.choices import Question, write_questions
 from gptc.runtime.history import History
 from gptc.runtime.interrupt import Interrupt, Interrupted
 from tests.conftest import TINY
@@ -42,16 +46,24 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
 
 
+LOOKS = ("--val-every", "20", "--hellaswag", "questions.bin", "--hellaswag-every", "70")
+LOOKS += ("--sample-every", "60", "--sample-tokens", "8")
+
+
 class Trainer:
-    """`gptc train` of a tiny model, for a second or so; evaluates and saves often."""
+    """`gptc train` of a tiny model, two micro-steps a step, for a second or so; looks at it and saves often."""
 
     def __init__(self, home: Path, cache: Path) -> None:
         self.home, self.environment = home, environment(GPTC_CACHE_DIR=str(cache))
         (home / "text.txt").write_bytes(bytes(range(50)) * 40)
+        ids = np.arange(3, dtype=np.uint16)
+        write_questions(home / "questions.bin", [Question(ids, tuple(ids + n for n in range(4)), 3)] * 3)
 
-    def start(self, run: str, *flags: str, cache: Path | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, run: str, *flags: str, cache: Path | None = None, looks: tuple[str, ...] = LOOKS
+    ) -> subprocess.Popen[str]:
         argv = [sys.executable, "-m", "gptc", "train", TINY, "--data", "text.txt", "--steps", str(STEPS)]
-        argv += ["--val-every", "20", "--run", run, "--threads", "1", *flags]
+        argv += ["--total-batch", "48", "--run", run, "--threads", "1", *looks, *flags]
         own = {"GPTC_CACHE_DIR": str(cache)} if cache else {}
         return subprocess.Popen(
             argv, cwd=self.home, env=self.environment | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -67,6 +79,11 @@ class Trainer:
     def log(self, run: str) -> str:
         """What llm.c would have written: each step once, without times."""
         return (self.home / run / "main.log").read_text()
+
+    def seen(self, run: str, what: str) -> list[tuple[int, Any]]:
+        """Step and `text` of samples, or `correct` of scores, in the order in which they were told."""
+        events = map(json.loads, (self.home / run / "metrics.jsonl").read_text().splitlines())
+        return [(event["step"], event[what]) for event in events if what in event]
 
     def history(self, run: str) -> History:
         return History(self.home / run / "checkpoints")
@@ -86,7 +103,10 @@ def undisturbed(trainer: Trainer) -> tuple[bytes, float]:
 
 
 def test_killed_and_gone_on(trainer: Trainer, undisturbed: tuple[bytes, float]) -> None:
-    """kill -9 twice in a run: it ends with the bits of the undisturbed one, and with its log."""
+    """kill -9 twice in a run: it ends with the bits of the undisturbed one, and with its log, samples and scores.
+
+    Without any of them, the bits are the same too.
+    """
     for least in (1, 150):
         running = trainer.start("killed", "--save-every", "50", "--resume", "auto")
         wait_for_step(trainer.history("killed"), least, running)
@@ -95,6 +115,12 @@ def test_killed_and_gone_on(trainer: Trainer, undisturbed: tuple[bytes, float]) 
     assert trainer.finish("killed", "--resume", "auto") == undisturbed[0]
     assert trainer.log("killed") == trainer.log("whole")
     assert trainer.log("whole").count("trl") == STEPS
+    for what, every in (("text", 60), ("correct", 70)):
+        assert [step for step, _ in trainer.seen("whole", what)] == [*range(every, STEPS, every), STEPS]
+        assert trainer.seen("killed", what) == trainer.seen("whole", what)
+    blind = trainer.start("blind", looks=("--val-every", "0"))
+    blind.communicate()
+    assert (trainer.home / "blind" / "weights.safetensors").read_bytes() == undisturbed[0]
 
 
 def wait_for_step(history: History, least: int, running: subprocess.Popen[str]) -> None:
