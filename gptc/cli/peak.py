@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gptc.codegen.gpu_probe import gpu_probe
 from gptc.codegen.render import render
 from gptc.codegen.target import target_for
+from gptc.errors import StorageError
 from gptc.options import Options
 from gptc.runtime.artefact import Artefact
-from gptc.runtime.cache import Cache
+from gptc.runtime.atomic import replacing
+from gptc.runtime.cache import default_root
 from gptc.runtime.gpu_probe import GpuProbe
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.machine import Neighbours, warning
@@ -18,7 +22,7 @@ from gptc.runtime.manifest import Build
 from gptc.runtime.probe import Probe
 from gptc.runtime.profile import calls_of
 
-FILE = "peak.json"
+FOLDER = "peaks"
 BACKWARD = 2
 """Times the operations of the forward pass: each product of it has two for its gradients."""
 
@@ -49,21 +53,39 @@ def flops_per_token(artefact: Artefact) -> float | None:
 def peak_flops(options: Options, build: Build) -> float | None:
     """FLOP/s of this process's threads or GPU, in the precision that products have; None on a GPU without room for it.
 
-    Measured once: a figure that nothing disturbed is kept in the cache.
+    Measured once, and kept beside the cache.  What others disturb is less than the peak: then it is measured again the
+    next time, and the most that was ever seen counts.
     """
-    probe, cache = build_probe(options, build), Cache()
+    probe = build_probe(options, build)
     if isinstance(probe, GpuProbe) and not probe.fits:
         return None
     dtype = "bf16" if options.precision == "bf16" and probe.has_bf16 else "f32"
-    key = content_hash("peak", probe.identity, probe.threads, dtype)
-    if entry := cache.get(key):
-        return float(json.loads((entry / FILE).read_text()))
+    path = default_root() / FOLDER / f"{content_hash(probe.identity, probe.threads, dtype)}.json"
+    known = _read(path)
+    if known.quiet:
+        return known.flops
     neighbours = Neighbours()
-    found = 1e9 * probe.gflops(dtype)
-    if warning(neighbours.cores()) is None:
-        cache.put(key, lambda folder: _store(folder, found))
-    return found
+    flops = max(known.flops, 1e9 * probe.gflops(dtype))
+    quiet = warning(neighbours.cores()) is None
+    with suppress(OSError, StorageError):  # then it is measured again
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(asdict(_Peak(flops, quiet))))
+    return flops
 
 
-def _store(folder: Path, found: float) -> None:
-    (folder / FILE).write_text(json.dumps(found))
+@dataclass(frozen=True)
+class _Peak:
+    """The most that was measured, and whether nothing disturbed it."""
+
+    flops: float = 0.0
+    quiet: bool = False
+
+
+def _read(path: Path) -> _Peak:
+    """What is known; whatever is wrong with the file, measuring again mends it."""
+    try:
+        found = json.loads(path.read_bytes())
+        return _Peak(float(found["flops"]), found["quiet"] is True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return _Peak()

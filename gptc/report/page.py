@@ -11,7 +11,7 @@ import jinja2
 from gptc.report.course import Course
 from gptc.report.plot import Line, Plot, plot
 from gptc.resources import template_dir
-from gptc.runtime.events import Began, Evaluation, Sample, Saved, Score, Step, Trouble
+from gptc.runtime.events import Began, Evaluation, Sample, Saved, Score, Skipped, Step, Trouble
 
 TEMPLATE = "report/page.html.j2"
 COLOURS = 6
@@ -31,6 +31,7 @@ def render_page(courses: Sequence[Course]) -> str:
         samples=[(course.name, list(reversed(course.all(Sample)))) for course in courses],
         shown=SAMPLES,
         saved=[(course.name, course.all(Saved)) for course in courses],
+        skipped=[(course.name, course.all(Skipped)) for course in courses],
         troubles=[(course.name, course.all(Trouble)) for course in courses],
         several=len(courses) > 1,
     )
@@ -91,6 +92,8 @@ def _overview(course: Course) -> dict[str, str]:
         found["tokens/s, median"] = f"{speed:,.0f}"
     if mfu:
         found["MFU"] = f"{mfu:.1%}"
+    if skipped := course.all(Skipped):
+        found["skipped steps"] = f"{len(skipped):,}"
     if course.ended:
         found["peak memory"] = f"{course.ended.peak_memory / 2**20:,.0f} MiB"
     return found

@@ -7,16 +7,19 @@ import struct
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from gptc.cli import events
+from gptc.cli import events, peak
 from gptc.cli.events import Reporter, Watch
 from gptc.cli.output import Output
 from gptc.cli.pace import Pace, clock_time
+from gptc.options import Options
 from gptc.runtime.events import Began, Evaluation, Sample, Score, Step
 from gptc.runtime.log import read_log
+from gptc.runtime.manifest import Build
 
 BEGAN = Began(0, "tiny", (), 2e6, 1e12)
 
@@ -136,3 +139,22 @@ def test_tensorboard_reads_it(tmp_path: Path) -> None:
         "train/tokens_per_second": (7, 1e5), "val/accuracy": (7, 0.25),
     }  # fmt: skip
     assert values["sample/text_summary"][1].tensor.string_val == [b"so it ?"]
+
+
+def test_the_peak_is_measured_until_nothing_disturbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probe = SimpleNamespace(has_bf16=False, identity="probe", threads=2)
+    monkeypatch.setenv("GPTC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(peak, "build_probe", lambda options, build: probe)
+
+    def measure(gflops: float | None, disturbance: str | None) -> float | None:
+        probe.gflops = lambda dtype: gflops
+        monkeypatch.setattr(peak, "warning", lambda cores: disturbance)
+        return peak.peak_flops(Options(precision="bf16"), Build.model_construct())
+
+    assert measure(100.0, "busy") == 100e9
+    assert measure(80.0, "busy") == 100e9
+    assert measure(150.0, None) == 150e9
+    assert measure(None, None) == 150e9  # from the file
+    (file,) = (tmp_path / "peaks").iterdir()
+    file.write_text('{"flops": "many"}')
+    assert measure(90.0, None) == 90e9

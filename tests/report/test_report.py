@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from gptc.errors import GptcError
 from gptc.report.course import read_course
 from gptc.report.page import plots, render_page
 from gptc.report.plot import HEIGHT, WIDTH, Line, Plot, linear_ticks, log_ticks, plot, spell
-from gptc.runtime.events import Began, Ended, Evaluation, Event, Sample, Saved, Score, Step, Trouble
+from gptc.runtime.events import Began, Ended, Evaluation, Event, Sample, Saved, Score, Skipped, Step, Trouble
 from gptc.runtime.log import Log
 
 BEGAN = Began(0, "tiny", (("lr", "0.01", "tiny.yaml:3"), ("steps", "900", "--steps")), 2e6, 1e12)
@@ -38,7 +39,8 @@ def step(number: int) -> Step:
 def course(steps: int) -> list[Event]:
     looks = [Evaluation(0, 8.0), Score(0, 25, 100, 0.25), Sample(0, "<script>alert('&')</script>")]
     saved = [Saved(steps, Path("run/checkpoints/step-1"), 5_000_000, 0.25, 1.5), Trouble(steps, "no <space>", True)]
-    return [BEGAN, *looks, *map(step, range(1, steps + 1)), *saved, Evaluation(steps, 3.25)]
+    skipped = Skipped(steps, 77, math.nan, 2.5, "the loss is <nan>")
+    return [BEGAN, *looks, *map(step, range(1, steps)), skipped, step(steps), *saved, Evaluation(steps, 3.25)]
 
 
 class Outline(HTMLParser):
@@ -76,6 +78,7 @@ def test_it_says_what_happened(tmp_path: Path) -> None:
     for words in (
         "done, 900 steps", "3.0056", "3.2500", "3.2500 at step 900", "0.2500 (25 of 100)", "100,000", "20.0%",
         "3,072 MiB", "&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;", "no &lt;space&gt; (lost)", "tiny.yaml:3",
+        "<td>the loss is &lt;nan&gt;</td>",
         "run/checkpoints/step-1", "prefers-color-scheme: dark",
     ):  # fmt: skip
         assert words in text
