@@ -165,7 +165,7 @@ def test_stopped_at_any_moment(trainer: Trainer, undisturbed: tuple[bytes, float
         found = trainer.history(run).newest(pytest.fail)
         assert (found is None) == (not steps)
         if found and (FULL or turn < 4):
-            assert trainer.finish(run, "--resume", "auto") == weights
+            assert trainer.finish(run, "--resume", "auto", "--sample-every", "0", "--val-every", "33") == weights
     assert before_the_first < count
 
 
