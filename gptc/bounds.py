@@ -10,7 +10,7 @@ A kernel starts from the operands as they are in memory, so their bounds are zer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from gptc.ir.ops.embedding import Embedding, ScatterAdd
 from gptc.ir.ops.foreach import Foreach, columns
 from gptc.ir.ops.leaf import Iota
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, SumSquares
-from gptc.ir.ops.region import Column, Gemm, Region
+from gptc.ir.ops.region import Column, Gemm, Region, Row
 from gptc.ir.ops.shape import Concat
 from gptc.ir.types import DType, TensorType
 
@@ -170,16 +170,18 @@ def swap(x: Bounded) -> Bounded:
 
 
 def region(op: Region, types: Sequence[TensorType], x: Sequence[Bounded]) -> list[Bounded]:
-    """A region: for `gemm` the product first, for `column` the sum last."""
+    """A region: for `gemm` the product first, for `column` the sum last, as for some results of a `row`."""
     if isinstance(op, Gemm):
         a, b = swap(x[0]) if op.trans_a else x[0], swap(x[1]) if op.trans_b else x[1]
         acc = product(a, b)
         return run_body(op.body, [acc, *x[2:]], acc.value.shape)
     space = tuple(map(int, op.space(types)))
     found = run_body(op.body, x, space)
-    if isinstance(op, Column):
-        whole = [Bounded(np.broadcast_to(y.value, space), np.broadcast_to(y.error, space)) for y in found]
-        return [summed(y, tuple(range(len(space) - op.keep))) for y in whole]
+    sums: Collection[int] = range(len(found)) if isinstance(op, Column) else op.sums if isinstance(op, Row) else ()
+    axes = tuple(range(len(space) - (op.keep if isinstance(op, Column) else 1)))
+    for i in sums:
+        whole = (np.broadcast_to(a, space) for a in (found[i].value, found[i].error))
+        found[i] = summed(Bounded(*whole), axes)
     return found
 
 

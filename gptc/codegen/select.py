@@ -43,7 +43,7 @@ def select(node: Node, target: Target, plan: Plan | None = None) -> Call | None:
 
 Params = dict[str, object]
 
-SQUARES = 16384
+SQUARES = 8192
 """Elements whose squares a block of a GPU adds up."""
 TILE = 32
 """Rows that a block of a GPU adds up, of those sorted by where they go."""

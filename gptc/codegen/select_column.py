@@ -84,10 +84,10 @@ def _vector_sums(code: RegionCode, row: Block, vectors: Vectors, total: bool) ->
 
 CHUNK = 4096
 """Elements of a row that a block of a GPU adds up for a total."""
-GROUPS = 8
+GROUPS = 16
 """Warps of a block that adds up columns, each every GROUPS-th row."""
-BLOCKS = 1056
-"""Blocks that keep a large GPU busy: eight on each of 132 processors."""
+BLOCKS = 396
+"""Blocks that keep a large GPU busy: three on each of 132 processors."""
 
 
 def _pieces(rows: int, cols: int, width: int) -> int:

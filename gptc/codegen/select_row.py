@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from gptc.codegen.kernel import Call, KernelSpec, ceil_div
+from gptc.codegen.kernel import Call, KernelSpec, Scratch, ceil_div
 from gptc.codegen.loops import Extents, table_accesses
-from gptc.codegen.operands import ELEMENT, ROW, RegionCode, Result, write
+from gptc.codegen.operands import ELEMENT, ROW, Operand, RegionCode, Result, write
 from gptc.codegen.phases import Phase, levels, split
 from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import ATOM, Block, Expr, spell
 from gptc.codegen.settled import column_tests, condition, settle
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
+from gptc.codegen.tensor_cores import PROCESSORS
 from gptc.codegen.vectors import ACCESS, Vectors, element, in_memory
+from gptc.errors import InternalError
 from gptc.ir.body import REDUCTIONS, Stmt
 from gptc.ir.graph import Node
+from gptc.ir.ops.region import Row
 
 SIZES = {"i": "rows", "j": "cols"}
 START = {"row_sum": "0", "row_mean": "0", "row_max": "-INFINITY"}
@@ -28,12 +31,21 @@ def select_row(node: Node, target: Target) -> Call:
     code = RegionCode(node, identifiers(target.template("row")) | {"j", "at"})
     accesses = table_accesses([o.pointer for o in code.operands], code.space, [o.strides for o in code.operands], 1)
     code.place(accesses)
-    cols = int(code.space[-1])
-    extents: Extents = (("rows", math.prod(map(int, code.space[:-1]))), ("cols", cols))
-    full = [r for r in code.results if int(r.tensor.type.shape[-1]) == cols]
-    passes = _CudaPasses(code, full, cols, target) if target.name == "cuda" else _CPasses(code, full)
-    params = passes.params()
-    shapes = ["[rows, cols]" if r in full else "[rows]" for r in code.results]
+    rows, cols = math.prod(map(int, code.space[:-1])), int(code.space[-1])
+    extents: Extents = (("rows", rows), ("cols", cols))
+    assert isinstance(node.op, Row)
+    sums = [code.results[i] for i in node.op.sums]
+    full = [r for r in code.results if int(r.tensor.type.shape[-1]) == cols and r not in sums]
+    shapes = ["[rows, cols]" if r in full else "[cols]" if r in sums else "[rows]" for r in code.results]
+    if sums:
+        if target.name != "cuda":
+            raise InternalError.of(f"target {target.name} has no rows with sums of columns", node.span)
+        params = _CudaSums(code, full, sums, cols, target).params()
+        items = min(rows, PROCESSORS * int(params["BLOCKS"]))
+        extents, scratch = (*extents, ("items", items)), (Scratch(4 * len(sums) * items * cols),)
+        spec = KernelSpec("row_sums", stem(node), params, code.signature(SIZES, shapes, extents, 1))
+        return Call(node, spec, code.arguments(extents, scratch))
+    params = (_CudaPasses(code, full, [], cols, target) if target.name == "cuda" else _CPasses(code, full, [])).params()
     spec = KernelSpec("row", stem(node), params, code.signature(SIZES, shapes, extents))
     return Call(node, spec, code.arguments(extents))
 
@@ -44,12 +56,14 @@ class _Passes:
     keeps: ClassVar[bool]
     """Whether a costly value waits in a buffer for the pass that needs it again, or is computed again."""
 
-    def __init__(self, code: RegionCode, full: list[Result]) -> None:
+    def __init__(self, code: RegionCode, full: list[Result], sums: list[Result]) -> None:
         self.code = code
         self.full = full
-        self.stats = [r for r in code.results if r not in full]
+        self.sums = [(r, code.names.new(f"{r.pointer}_sum")) for r in sums]
+        self.stats = [r for r in code.results if r not in full and r not in sums]
+        self.last = tuple(r.value for r in (*full, *sums))
         varying = {name for name, depth in code.depth.items() if depth == ELEMENT}
-        self.phases = split(code.computed, varying, [r.value for r in full], self.keeps)
+        self.phases = split(code.computed, varying, self.last, self.keeps)
         self.level = levels(code.computed)
         self.outer = [s for s in code.computed if code.depth[s.result] < ELEMENT and s.fn not in REDUCTIONS]
         self.buffers = {name: code.names.new(f"{name}_row") for phase in self.phases for name in phase.keeps}
@@ -73,14 +87,14 @@ class _Passes:
 
     def phase(self, row: Block, phase: Phase, before: list[str]) -> dict[str, object]:
         """One loop, with what comes before and after it."""
-        stored = () if phase.reductions else tuple(r.value for r in self.full)
+        stored = () if phase.reductions else self.last
         before = [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)]
         after = [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"]
         text = {"before": before, "after": after} | self.joined(phase, after)
         return text | self.elements(row, phase, stored)
 
     def elements(self, row: Block, phase: Phase, stored: tuple[str, ...]) -> dict[str, object]:
-        """The loop itself; `stored`: the values that it stores."""
+        """The loop itself; `stored`: the values that it stores, or adds to sums over all rows."""
         block = self.code.block(row, (*phase.elements, *phase.reductions), (*stored, *phase.keeps))
         for name in phase.finds:
             block.values[name] = Expr(f"{self.buffers[name]}[j]")
@@ -90,6 +104,7 @@ class _Passes:
             block.add(stmt, named=stmt.result in phase.keeps)
         lines = [f"{self.buffers[name]}[j] = {block.values[name].text};" for name in phase.keeps]
         lines += [self.update(row, block, stmt) for stmt in phase.reductions]
+        lines += [f"{name}[p][e] += {block.values[r.value].text};" for r, name in self.sums if stored]
         return self.loop(block, lines, names, self.full if stored else [])
 
     def load(self, block: Block, names: set[str]) -> None:
@@ -150,8 +165,8 @@ class _CudaPasses(_Passes):
 
     keeps = False
 
-    def __init__(self, code: RegionCode, full: list[Result], cols: int, target: Target) -> None:
-        super().__init__(code, full)
+    def __init__(self, code: RegionCode, full: list[Result], sums: list[Result], cols: int, target: Target) -> None:
+        super().__init__(code, full, sums)
         self.vectors = Vectors(code, "j", full, "int")
         self.width = _width(cols)
         kept = [o for o in self.vectors.operands if code.access[o.value].outer and self._passes(o.value) > 1]
@@ -167,14 +182,13 @@ class _CudaPasses(_Passes):
 
     def _passes(self, value: str) -> int:
         """How many of the passes read an operand."""
-        stored = tuple(r.value for r in self.full)
-        return sum(value in reads(phase, () if phase.reductions else stored) for phase in self.phases)
+        return sum(value in reads(phase, () if phase.reductions else self.last) for phase in self.phases)
 
     def params(self) -> dict[str, Any]:
         vectors, found = self.vectors, super().params()
         first = found["phases"][0]  # what it begins with is where operands are found that are fetched before it
         found["row_lines"], first["before"] = found["row_lines"] + first["before"], []
-        kept = [(element(o), vectors.arrays[o.value], vectors.where(o)) for o in self.kept]
+        kept = [(element(o), vectors.arrays[o.value], vectors.where(o), self.next(o)) for o in self.kept]
         staged = [(in_memory(o), self.copies[o.value], vectors.where(o)) for o in self.staged]
         sizes = {
             "WIDTH": self.width,
@@ -184,6 +198,10 @@ class _CudaPasses(_Passes):
             "staged": staged,
         }
         return found | vectors.params("cols") | sizes
+
+    def next(self, operand: Operand) -> str:
+        """Where the threads find a vector of the operand in the next row they go through; empty for the only one."""
+        return ""
 
     def elements(self, row: Block, phase: Phase, stored: tuple[str, ...]) -> dict[str, object]:
         """The loop, and lines for the vectors in which tests of the column need not be made."""
@@ -205,10 +223,42 @@ class _CudaPasses(_Passes):
         return f"fmaxf({element.text}, {total})"
 
     def joined(self, phase: Phase, after: list[str]) -> dict[str, object]:
-        totals = [(self.code.local(s.result), "max" if s.fn == "row_max" else "sum") for s in phase.reductions]
-        return {"after": [f"{name} = gptc_{how}<WIDTH>({name});" for name, how in totals] + after}
+        found: dict[str, list[str]] = {"max": [], "sum": []}
+        for stmt in phase.reductions:
+            found["max" if stmt.fn == "row_max" else "sum"].append(self.code.local(stmt.result))
+        lines = [f"{name} = gptc_max<WIDTH>({name});" for name in found["max"]]
+        if sums := found["sum"]:
+            each = f"gptc_sum_each<WIDTH>({', '.join(sums)})"
+            lines.append(f"{each};" if len(sums) > 1 else f"{sums[0]} = gptc_sum<WIDTH>({sums[0]});")
+        return {"after": lines + after}
 
 
+class _CudaSums(_CudaPasses):
+    """The threads of a block share a row after another, each with a few columns of its own, and their sums."""
+
+    def __init__(self, code: RegionCode, full: list[Result], sums: list[Result], cols: int, target: Target) -> None:
+        super().__init__(code, full, sums, cols, target)
+        vector = self.vectors.width
+        self.width = min(512, 32 * ceil_div(cols, 32 * vector))
+        self.columns = ceil_div(cols, self.width * vector) * self.width * vector
+        self.kept = [o for o in self.vectors.operands if code.access[o.value].outer]  # all are fetched at once
+        self.unrolled, self.staged = True, []
+
+    def next(self, operand: Operand) -> str:
+        dense = self.code.access[operand.value].outer == "at"
+        return f"{operand.pointer} + at + items * cols + j0" if dense else ""
+
+    def params(self) -> dict[str, Any]:
+        floats = self.columns // self.width * (len(self.kept) + len(self.sums))
+        blocks = REGISTER_FILE // (self.width * (floats + OTHERS))
+        sums = [(r.pointer, name) for r, name in self.sums]
+        return super().params() | {"sums": sums, "BLOCKS": max(1, min(blocks, 2048 // self.width))}
+
+
+REGISTER_FILE = 65536
+"""Registers of a multiprocessor."""
+OTHERS = 32
+"""Registers that a thread needs beside the elements and sums it keeps."""
 REGISTERS = 64
 """Of a thread, for elements of operands that wait for the next pass."""
 SHARE = 32

@@ -34,6 +34,8 @@ Pipeline = tuple[Pass, ...]
 
 EPILOGUE = 24
 """Most flops an element behind a product on a GPU, whose tensor cores wait for them: GELU yes, its gradient no."""
+SUMS = 4096
+"""Most columns whose sums the threads of a block on a GPU keep while they go through rows."""
 
 PASSES: dict[str, type[Pass]] = {
     "simplify": Simplify,
@@ -217,7 +219,7 @@ def compute(options: Options, backward: Pipeline = ()) -> Pipeline:
 def kernels(options: Options) -> Pipeline:
     """From primitives to kernels in order."""
     cuda = options.target == "cuda"
-    fuse = (Fuse(epilogue=EPILOGUE if cuda else None),) if options.fuse else ()
+    fuse = (Fuse(epilogue=EPILOGUE, sums=SUMS) if cuda else Fuse(),) if options.fuse else ()
     narrow = (Narrow(options.precision), Group()) if cuda else ()
     return (
         Lower(),  # before fuse: every primitive becomes a region, whether it is fused or not

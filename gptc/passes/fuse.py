@@ -3,8 +3,8 @@
 Reads:    a graph at stage `fused` in which every region holds one op (after `lower`).
 Leaves:   the same stage with fewer, larger regions.
 Does:     join a producer with its reader (map chains, the prologue and epilogue of a row, the epilogue of a
-          gemm, the terms of a column sum) and neighbours that read the same operand; the largest saving of
-          memory traffic first.
+          gemm, the terms of a column sum) and neighbours that read the same operand; where asked to, sums over the rows
+          with what goes through these anyway; the largest saving of memory traffic first.
 Does not: duplicate work, change dtypes or the order of a reduction, or join what stands far apart: a value
           computed long before its use would only live longer.
 """
@@ -55,6 +55,8 @@ class Fuse:
     """Most positions in the program between two regions that are joined."""
     epilogue: int | None = None
     """Most flops an element in the epilogue of a product; None for any number."""
+    sums: int = 0
+    """Most columns whose sums over the rows a row region makes beside its other results; 0: it makes none."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         regions = Regions(graph)
@@ -80,7 +82,11 @@ class Fuse:
 
     def kinds(self, regions: Regions, a: Item, b: Item) -> str:
         table = JOINS if regions.feeds(a, b) else NEIGHBOURS
-        return table.get((a.kind, b.kind), "")
+        kind = table.get((a.kind, b.kind), "")
+        if {a.kind, b.kind} in ({"row", "column"}, {"map", "column"}):
+            alone = kind == "column" and not self.column_blocked(regions, a, b)
+            return kind if alone or not self.sums else "row"
+        return kind
 
     def offer(self, regions: Regions, item: Item, queue: list[tuple[int, int, int]]) -> None:
         """Queue every join that `item` could take part in."""
@@ -96,6 +102,8 @@ class Fuse:
         if a.space != b.space and not (kind == "row" and _one_a_row(a, b)):
             return f"their loops differ: {list(map(int, a.space))} and {list(map(int, b.space))}"
         if kind == "column" and (why := self.column_blocked(regions, a, b)):
+            return why
+        if kind == "row" and (a.sums or b.sums) and (why := self.sums_blocked(a, b)):
             return why
         strided = [n for n in (*a.reads, *b.reads) if regions.values[n].type.strides and n not in a.factors]
         if kind != "map" and strided:
@@ -115,6 +123,14 @@ class Fuse:
             return "" if a.keep == b.keep else "they keep different axes"
         others = [n for n in a.makes if regions.escapes(n) or set(regions.readers[n]) != {b.id}]
         return f"%{others[0]} is wanted elsewhere" if others else ""
+
+    def sums_blocked(self, a: Item, b: Item) -> str:
+        """Sums over all rows are known when the last one has been read."""
+        if a.space != b.space or any(item.kind == "column" and item.keep != 1 for item in (a, b)):
+            return "the sums are not over the same rows"
+        if early := [n for n in b.reads if n in a.sums]:
+            return f"%{early[0]} is not known yet"
+        return "" if a.space[-1] <= self.sums else f"more than {self.sums} columns have sums"
 
 
 def _one_a_row(a: Item, b: Item) -> bool:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from gptc.ir.compose import Wired, keep
 from gptc.ir.graph import Graph, Node, Output, Value
-from gptc.ir.ops.region import Column, Gemm, Region
+from gptc.ir.ops.region import Column, Gemm, Region, Row
 from gptc.ir.ops.shape import View
 from gptc.ir.types import DType, TensorType
 from gptc.passes.manager import Context
@@ -117,4 +117,8 @@ class _Narrowing:
             pinned=op.body.inputs[:1] if factors else (),
         )
         dtypes = tuple(str(v.type.dtype) for v in results)
-        return replace(node, op=replace(op, body=wired.code, dtypes=dtypes), results=results)
+        op = replace(op, body=wired.code, dtypes=dtypes)
+        if isinstance(op, Row):
+            summed = {node.results[i].name for i in op.sums}
+            op = replace(op, sums=tuple(i for i, v in enumerate(results) if v.name in summed))
+        return replace(node, op=op, results=results)

@@ -34,6 +34,13 @@ class Item:
     """The two matrices of a gemm."""
     keep: int = 0
     """The axes that a column region keeps."""
+    summed: tuple[str, ...] = ()
+    """What a row region makes that is added up over all rows."""
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """What is added up over rows."""
+        return self.makes if self.kind == "column" else self.summed
 
     @property
     def name(self) -> str:
@@ -133,7 +140,8 @@ class Regions:
             parts=a.parts + tuple(p for p in b.parts if p not in a.parts),
             level=max(a.level, b.level),
             factors=a.factors,
-            keep=max(a.keep, b.keep),
+            keep=max(a.keep, b.keep) if kind == "column" else 0,
+            summed=tuple(n for n in (*a.sums, *b.sums) if n in wired.makes) if kind == "row" else (),
         )
         self._enter(joined)
         self._lift(joined)
@@ -177,6 +185,8 @@ class Regions:
             attributes = {"shape": tuple(map(int, item.space))}
         if item.kind == "column":
             attributes["keep"] = item.keep
+        if item.summed:
+            attributes["sums"] = tuple(i for i, n in enumerate(item.makes) if n in item.summed)
         op = CLASSES[item.kind](
             body=item.wired.code,
             dtypes=tuple(str(v.type.dtype) for v in results),
@@ -200,4 +210,5 @@ def _item(index: int, node: Node) -> Item:
     shapes = [op.product(types).shape] if isinstance(op, Gemm) else [t.shape for t in types]
     space = broadcast(*shapes, tuple(Dim(d) for d in op.shape)) or ()
     kept = op.keep if isinstance(op, Column) else 0
-    return Item(index, node, op.name, space, Wired(op.body, loop, makes), op.parts, index, factors, kept)
+    summed = tuple(makes[i] for i in op.sums) if isinstance(op, Row) else ()
+    return Item(index, node, op.name, space, Wired(op.body, loop, makes), op.parts, index, factors, kept, summed)

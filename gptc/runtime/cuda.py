@@ -140,6 +140,11 @@ class CudaModel:
         self._stale |= param.name in self._masters
         return Part(self._views[param.name], tuple(slice(extent) for extent in param.valid))
 
+    @property
+    def addresses(self) -> dict[str, int]:
+        """Segment -> where it begins on the device."""
+        return {name: int(segment) for name, segment in self._segments.items()}
+
     def segment(self, name: Segment) -> NDArray[np.uint8]:
         """A copy of the raw bytes of a segment: "params", "state", "io" or "arena"."""
         host = np.empty(self.artefact.manifest.segments[name], np.uint8)

@@ -22,7 +22,7 @@ from gptc.ir.compose import Body
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.op import Op
 from gptc.ir.ops import REGISTRY
-from gptc.ir.ops.region import Gemm, Region
+from gptc.ir.ops.region import Gemm, Region, Row
 from gptc.ir.text import parse_type
 from gptc.ir.types import TensorType
 from gptc.passes.lower import Lower
@@ -181,8 +181,9 @@ def reduced(node: Node, elements: int) -> int:
     if isinstance(node.op, Gemm):
         return int(node.operands[0].type.shape[-2 if node.op.trans_a else -1])
     if node.op.name == "row":
-        assert isinstance(node.op, Region)
-        return int(node.op.space([v.type for v in node.operands])[-1])
+        assert isinstance(node.op, Row)
+        *rows, cols = map(int, node.op.space([v.type for v in node.operands]))
+        return max(cols, int(np.prod(rows)) if node.op.sums else 1)
     return elements
 
 

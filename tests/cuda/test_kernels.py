@@ -34,6 +34,7 @@ ENTROPY = (
     "s = row_sum(where(lt(col(), 50257), exp(x - m), 0))\nloss = m + log(s)\n"
     "g = where(lt(col(), 50257), (exp(x - loss) - where(eq(col(), t), 1, 0)) * d, 0)"
 )
+SUMS = "n = x * row_mean(x)\nb = copy(dy)\nw2 = dy * n\ny = w * dy - n * row_mean(w * dy)\nb2 = copy(y)"
 WIDE = {
     "rows of 768": region(Row, body("x w b", "y mean rstd", NORM), "f32[37,768]", "f32[768]", "f32[768]"),
     "rows of 1600": region(Row, body("x w b", "y mean rstd", NORM), "f32[7,1600]", "f32[1600]", "f32[1600]"),
@@ -41,6 +42,13 @@ WIDE = {
         Row, body("x t d", "loss g", ENTROPY), "f32[5,50304]", "i32[5,1]", "f32[5,1]", dtypes=("f32", "f32")
     ),
     "rows too long to keep": region(Row, body("x", "y", "y = x - row_max(x) / row_sum(exp(x))"), "f32[2,70001]"),
+    "sums beside rows": region(
+        Row, body("dy x w", "w2 b y b2", SUMS), "f32[3001,768]", "f32[3001,768]", "f32[768]", sums=(0, 1, 3)
+    ),
+    "sums beside odd rows": region(
+        Row, body("dy x w", "w2 b y b2", SUMS), "f32[77,39]", "f32[77,39]", "f32[39]", sums=(0, 1, 3)
+    ),
+    "sums beside long rows": region(Row, body("x", "y t", "y = gelu(x)\nt = copy(y)"), "f32[2,900,3072]", sums=(1,)),
     "columns of 2304": region(Column, body("x", "y", "y = copy(x)"), "f32[5000,2304]"),
     "exponentials": region(Map, body("x", "y z", "y = exp(x)\nz = sigmoid(x)"), "f32[1048576]", dtypes=("f32", "f32")),
     "many elements": region(Map, body("a b", "y", "y = gelu(a) * b"), "f32[600,3072]", "f32[3072]"),
@@ -55,7 +63,8 @@ def in_bf16(node: Node) -> Node:
         return replace(kind, dtype=DType.bf16) if kind.dtype is DType.f32 else kind
 
     operands = tuple(Value(v.name, narrow(v.type)) for v in node.operands)
-    dtypes = node.op.dtypes if isinstance(node.op, Column) else tuple(d.replace("f32", "bf16") for d in node.op.dtypes)
+    sums = range(len(node.results)) if isinstance(node.op, Column) else node.op.sums if isinstance(node.op, Row) else ()
+    dtypes = tuple(d if i in sums else d.replace("f32", "bf16") for i, d in enumerate(node.op.dtypes))
     op = replace(node.op, dtypes=dtypes)
     results = tuple(Value(v.name, t) for v, t in zip(node.results, op.infer(*(v.type for v in operands)), strict=True))
     return Node(op, operands, results)

@@ -106,10 +106,12 @@ def element_names(body: Body, elementwise: Sequence[bool]) -> set[str]:
 
 @register
 class Row(Region):
-    """Rows of the last axis: results have the full shape, or size 1 along the row where they are statistics."""
+    """Rows of the last axis: results have the full shape, or size 1 along the row where they are statistics; those at
+    the indices `sums` are added up over all rows."""
 
     name = "row"
     kernel = "row"
+    sums: tuple[int, ...] = ()
     samples = (
         (
             {"body": body("x r", "h m", "h = x + r\nm = row_mean(h * h)"), "dtypes": ("f32", "f32")},
@@ -118,16 +120,27 @@ class Row(Region):
         ({"body": body("x s", "y", "y = s * x / row_sum(exp(x))"), "dtypes": ("f32",)}, ("f32[5,7]", "f32[5,1]")),
     )
 
+    @property
+    def in_place(self) -> Pairs:  # type: ignore[override]
+        return tuple((i, j) for i, j in super().in_place if i not in self.sums)
+
     def infer(self, *operands: TensorType) -> Types:
         space = self.space(operands)
         need(len(space) >= 1, "a row region needs an axis")
         vary = element_names(self.body, [t.rank > 0 and t.shape[-1] == space[-1] for t in operands])
         stat = (*space[:-1], Dim(1))
-        return self.stores([space if name in vary else stat for name in self.body.outputs])
+        shapes = [space if name in vary else stat for name in self.body.outputs]
+        return self.stores([space[-1:] if i in self.sums else shape for i, shape in enumerate(shapes)])
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
         types, wide = _types(operands)
-        return self.results_of(evaluate(self.body, operands, self.space(types)), self.infer(*types), wide)
+        space = self.space(types)
+        axes = tuple(range(len(space) - 1))
+        values = [
+            np.broadcast_to(y, space).sum(axes) if i in self.sums else y
+            for i, y in enumerate(evaluate(self.body, operands, space))
+        ]
+        return self.results_of(values, self.infer(*types), wide)
 
 
 @register
