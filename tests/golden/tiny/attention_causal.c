@@ -5,26 +5,33 @@
 //   template  templates/c/attention.c.j2
 #include "support.h"
 
-// Flash attention (Dao et al. 2022): a block of queries meets the keys block by block, and its softmax is kept up to
-// date on the way, so that no T x T matrix exists. A head's keys and values are first copied to where they lie densely:
-// in a buffer shared by q, k and v their rows are so far apart that they would compete for a few sets of the L1 cache.
-// A thread takes a whole head.
+// Flash attention (Dao et al. 2022): a few queries, as many as a register tile has rows, meet the keys block by block,
+// and their softmax is kept up to date on the way, so that no T x T matrix exists. A head's keys and values are first
+// packed in the order in which the tiles read them, and then stay in the L2 cache. A thread takes a whole head.
 
 enum {
-    BLOCK = 64,   // queries and keys of a block
-    MR = 4,       // rows of a register tile
-    NR = 2 * VEC, // columns of a register tile
+    MR = 4,               // rows of a register tile
+    NR = 2 * VEC,         // its columns
+    KEYS = 384,           // of a block
+    SCORES = KEYS + VEC,  // from a row of scores to the next: a power of two apart they would share cache sets
 };
 
 // How many keys of the block that begins at j0 query i may see: those at or before it.
 static inline int64_t visible(int64_t i, int64_t j0, int64_t T)
 {
-    return gptc_min(BLOCK, gptc_min(i, T - 1) + 1 - j0);
+    return gptc_min(KEYS, gptc_min(i, T - 1) + 1 - j0);
 }
 
-// to[i][d] = from[i][d]; zero for d >= D, and for the rows up to the next multiple of BLOCK.
+// to[k][j] = from[j][k] for k < D and j < NR; rows past the last repeat it.
+static inline void pack_columns(float *restrict to, const float *restrict from, int64_t stride, int64_t rows,
+                                int64_t D)
+{
+    gptc_pack_transposed(to, NR, from, stride, rows, D);
+}
+
+// to[i][d] = from[i][d]; zero for D <= d < width, and for the rows from `rows` to `total`.
 GPTC_NOINLINE void copy_rows(float *restrict to, int64_t width, const float *restrict from, int64_t stride,
-                             int64_t rows, int64_t D)
+                             int64_t rows, int64_t total, int64_t D)
 {
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t d = 0; d < D; d++)
@@ -32,14 +39,14 @@ GPTC_NOINLINE void copy_rows(float *restrict to, int64_t width, const float *res
         for (int64_t d = D; d < width; d++)
             to[i * width + d] = 0;
     }
-    for (int64_t i = rows * width; i < gptc_round_up(rows, BLOCK) * width; i++)
+    for (int64_t i = rows * width; i < total * width; i++)
         to[i] = 0;
 }
 
 // c[i][j] = (add ? c[i][j] : 0) + sum over k of a(i, k) b[k][j], one MR x NR tile held in registers.
 // a(i, k) is a[i * ai + k * ak], so that the same code multiplies by the transpose of a block.
-static inline void multiply_tile(float *restrict c, int64_t ldc, int add, const float *restrict a, int64_t ai,
-                                 int64_t ak, const float *restrict b, int64_t ldb, int64_t kc)
+GPTC_INLINE void multiply_tile(float *restrict c, int64_t ldc, int add, const float *restrict a, int64_t ai, int64_t ak,
+                               const float *restrict b, int64_t ldb, int64_t kc)
 {
     vf acc[MR][NR / VEC];
     GPTC_UNROLL
@@ -60,21 +67,22 @@ static inline void multiply_tile(float *restrict c, int64_t ldc, int add, const 
             *(vf *)(c + i * ldc + j * VEC) = acc[i][j];
 }
 
-// One row of products, of which n are visible, becomes exp(scale s - max), 0 where hidden; `max` and `sum` of the row
-// are updated. Returns exp(old max - new max), the factor for everything summed under the old one.
-static float softmax_row(float *restrict s, int64_t n, float scale, float *restrict max, float *restrict sum)
+// One row of products, of which n are visible, becomes exp(scale s - max); up to `wide` it is 0 where hidden. `max` and
+// `sum` of the row are updated. Returns exp(old max - new max), the factor for everything summed under the old one.
+static float softmax_row(float *restrict s, int64_t n, int64_t wide, float scale, float *restrict max,
+                         float *restrict sum)
 {
-    for (int64_t j = 0; j < BLOCK; j++)
-        s[j] *= scale;
-    for (int64_t j = n; j < BLOCK; j++)
-        s[j] = -INFINITY;
     float m = *max;
     #pragma omp simd reduction(max : m)
-    for (int64_t j = 0; j < BLOCK; j++)
+    for (int64_t j = 0; j < n; j++) {
+        s[j] *= scale;
         m = s[j] > m ? s[j] : m;
+    }
+    for (int64_t j = n; j < wide; j++)
+        s[j] = -INFINITY;
     float total = 0;
     #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < BLOCK; j++) {
+    for (int64_t j = 0; j < wide; j++) {
         s[j] = gptc_exp(s[j] - m);
         total += s[j];
     }
@@ -97,8 +105,7 @@ void attention_causal_6d2fa8(
     int64_t out_b, int64_t out_h, int64_t out_t)
 {
     const float scale = 0.25;
-    const int64_t rows = gptc_round_up(T, BLOCK);
-    const int64_t width = gptc_round_up(D, NR);
+    const int64_t rows = gptc_round_up(T, NR), width = gptc_round_up(D, NR), depth = D;
 
     #pragma omp parallel for schedule(dynamic)
     for (int64_t head = 0; head < B * H; head++) {
@@ -108,50 +115,47 @@ void attention_causal_6d2fa8(
         const float *V = v + batch * v_b + hk * v_h;
         float *O = out + batch * out_b + h * out_h;
 
-        const int64_t floats = 2 * rows * width + 2 * BLOCK * width + BLOCK * BLOCK + 2 * BLOCK;
-        float *values = gptc_scratch(GPTC_PRIVATE, floats * sizeof *values); // [rows][width]
-        float *keys = values + rows * width;                                 // [rows / BLOCK][width][BLOCK]
-        float *queries = keys + rows * width;                                // [BLOCK][width]
-        float *sums = queries + BLOCK * width;                               // [BLOCK][width], exp(s - max) V
-        float *s = sums + BLOCK * width;                                     // [BLOCK][BLOCK], scores, then their exp
-        float *max = s + BLOCK * BLOCK;                                      // [BLOCK], of the scores so far
-        float *sum = max + BLOCK;                                            // [BLOCK], of exp(s - max) so far
+        const int64_t floats = rows * (depth + width) + MR * (2 * width + SCORES + 2);
+        float *keys = gptc_scratch(GPTC_PRIVATE, floats * sizeof *keys); // [rows / NR][D][NR]
+        float *values = keys + rows * depth;                             // [rows][width]
+        float *queries = values + rows * width;                          // [MR][width]
+        float *sums = queries + MR * width;                              // [MR][width], exp(s - max) V
+        float *s = sums + MR * width;  // [MR][SCORES], scores, then their exp
+        float *max = s + MR * SCORES;  // [MR], of the scores so far
+        float *sum = max + MR;         // [MR], of exp(s - max) so far
 
-        copy_rows(values, width, V, v_t, T, D);
-        for (int64_t j0 = 0; j0 < T; j0 += BLOCK)
-            gptc_pack_transposed(keys + j0 * width, BLOCK, K + j0 * k_t, k_t, gptc_min(BLOCK, T - j0), D);
+        for (int64_t j = 0; j < T; j += NR)
+            pack_columns(keys + j * depth, K + j * k_t, k_t, gptc_min(NR, T - j), D);
+        copy_rows(values, width, V, v_t, T, rows, D);
 
-        for (int64_t i0 = 0; i0 < T; i0 += BLOCK) {
-            const int64_t n = gptc_min(BLOCK, T - i0);
-            copy_rows(queries, width, Q + i0 * q_t, q_t, n, D);
-            for (int64_t i = 0; i < BLOCK * width; i++)
+        for (int64_t i0 = 0; i0 < T; i0 += MR) {
+            const int64_t n = gptc_min(MR, T - i0);
+            copy_rows(queries, width, Q + i0 * q_t, q_t, n, MR, D);
+            for (int64_t i = 0; i < MR * width; i++)
                 sums[i] = 0;
-            for (int64_t i = 0; i < BLOCK; i++) {
+            for (int64_t i = 0; i < MR; i++) {
                 max[i] = -INFINITY;
                 sum[i] = 0;
             }
 
-            for (int64_t j0 = 0; j0 < i0 + n; j0 += BLOCK) {
-                for (int64_t i = 0; i < n; i += MR) {
-                    const int64_t seen = visible(i0 + i + MR - 1, j0, T); // by the last query of the tile
+            for (int64_t j0 = 0; j0 < i0 + n; j0 += KEYS) {
+                const int64_t seen = visible(i0 + n - 1, j0, T), wide = gptc_round_up(seen, VEC); // by the last query
 
-                    // scores = Q K^T
-                    for (int64_t j = 0; j < seen; j += NR)
-                        multiply_tile(s + i * BLOCK + j, BLOCK, 0, queries + i * width, width, 1,
-                                      keys + j0 * width + j, BLOCK, D);
+                // scores = Q K^T
+                for (int64_t j = 0; j < seen; j += NR)
+                    multiply_tile(s + j, SCORES, 0, queries, width, 1, keys + (j0 + j) * depth, NR, depth);
 
-                    for (int64_t r = i; r < gptc_min(i + MR, n); r++) {
-                        const int64_t here = visible(i0 + r, j0, T);
-                        const float factor = softmax_row(s + r * BLOCK, here, scale, max + r, sum + r);
-                        for (int64_t d = 0; d < width; d++)
-                            sums[r * width + d] *= factor;
-                    }
-
-                    // sums += exp(scores - max) V
-                    for (int64_t d = 0; d < width; d += NR)
-                        multiply_tile(sums + i * width + d, width, 1, s + i * BLOCK, BLOCK, 1,
-                                      values + j0 * width + d, width, seen);
+                for (int64_t i = 0; i < n; i++) {
+                    const int64_t here = visible(i0 + i, j0, T);
+                    const float factor = softmax_row(s + i * SCORES, here, wide, scale, max + i, sum + i);
+                    for (int64_t d = 0; d < width; d++)
+                        sums[i * width + d] *= factor;
                 }
+
+                // sums += exp(scores - max) V
+                for (int64_t d = 0; d < width; d += NR)
+                    multiply_tile(sums + d, width, 1, s, SCORES, 1, values + j0 * width + d, width,
+                                  seen);
             }
 
             for (int64_t i = 0; i < n; i++) {
