@@ -54,8 +54,8 @@ GPTC_INLINE void store_element(
 }
 
 // The rows m0 .. m0+mr-1 and columns n0 .. n0+nr-1 of the C that begins at element `c0`.
-static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, int64_t m0, int64_t n0, int64_t mr,
-                       int64_t nr)
+GPTC_INLINE void store_rows(const struct epilogue *e, const float *sum, int64_t c0, int64_t m0, int64_t n0, int64_t mr,
+                            int64_t nr)
 {
     for (int64_t i = 0; i < mr; i++) {
         const int64_t at = c0 + (m0 + i) * e->ldc + n0;
@@ -67,6 +67,16 @@ static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, i
                 &e->y1[at + j],
                 sum[i * NR + j]);
     }
+}
+
+// The same; whole rows of a tile, by far the most, need no loop over their columns.
+static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, int64_t m0, int64_t n0, int64_t mr,
+                       int64_t nr)
+{
+    if (nr == NR)
+        store_rows(e, sum, c0, m0, n0, mr, NR);
+    else
+        store_rows(e, sum, c0, m0, n0, mr, nr);
 }
 
 // ---- pack: the operands in the order in which the micro-kernel reads them ----------------------------
