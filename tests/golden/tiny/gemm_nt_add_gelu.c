@@ -29,7 +29,7 @@ enum {
     PANELS = 384 / NR, // most panels of a strip
     MC = 1024,         // most rows that share a packed panel; further ones are work for other threads
     STEP = 16,         // steps along k between two requests for what is packed next
-    PACE = 4,          // cache lines that are then requested
+    PACE = 2,          // cache lines that are then requested
     LINE = 64,         // bytes of a cache line
 };
 
@@ -93,7 +93,8 @@ static void pack_panels(float *restrict to, int64_t depth, const float *restrict
 
 // Two things lie in memory, far away: what is packed next, and the places of C that this tile is written to. Both are
 // requested while the tile is computed; otherwise a product of few rows spends a tenth of its time waiting. What is
-// packed next is requested as late as the time until then allows: lines that lie waiting in L2 push others out.
+// packed next is requested a few lines at a time, and no earlier than that allows: lines that lie waiting in L2 push
+// others out.
 struct ahead {
     const char *row;        // of what is packed next: the row whose lines are requested next
     int64_t rows, at;       // rows left, this one included; bytes of this one that have been requested
@@ -157,6 +158,9 @@ static void multiply_tile(float *restrict sum, const float *restrict a, int64_t 
     const int64_t depth = kc;
     for (int64_t from = 0; from < depth; from += STEP) {
         request(next);
+        GPTC_UNROLL
+        for (int64_t i = 0; i < MR; i++) // a line of each row of the tile below, which comes next
+            __builtin_prefetch(row[i] + MR * lda + from, 0, 2);
         const int64_t to = gptc_min(from + STEP, depth);
         for (int64_t k = from; k < to; k++) {
             vf b[NR / VEC];
