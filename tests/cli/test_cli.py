@@ -155,6 +155,11 @@ def test_train_then_generate(home: Path) -> None:
     assert [e["step"] for e in log if e["kind"] == "step"] == list(range(1, 13))
     assert [e["step"] for e in log if e["kind"] == "evaluation"] == [0, 6, 12]
     assert (log[0]["kind"], log[-1]["kind"]) == ("began", "ended")
+    line = r"s:\d+ (tel:[\d.]+|trl:[\d.]+ lr:[\d.]+ norm:[\d.]+)\n"
+    assert re.fullmatch(f"({line}){{15}}", (home / "runs" / "tiny" / "main.log").read_text())
+    page = one_object(gptc(home, "report", "runs/tiny", "--json"))
+    assert page["runs"] == [{"run": "tiny", "steps": 12, "torn": False}]
+    assert f"{result['val_loss']:.4f}" in (home / page["report"]).read_text()
 
     def text(*flags: str) -> str:
         return str(
