@@ -29,7 +29,14 @@ class Course:
 
     def all(self, kind: type[Kind]) -> list[Kind]:
         """The events of one kind; of those of the same step the last, by rising step."""
-        return sorted({e.event.step: e.event for e in self.entries if isinstance(e.event, kind)}.values(), key=_step)
+        return [event for event in self._events.get(kind, []) if isinstance(event, kind)]
+
+    @cached_property
+    def _events(self) -> dict[type, list[Event]]:
+        found: dict[type, dict[int, Event]] = {}
+        for entry in self.entries:
+            found.setdefault(type(entry.event), {})[entry.event.step] = entry.event
+        return {kind: sorted(events.values(), key=lambda event: event.step) for kind, events in found.items()}
 
     @cached_property
     def began(self) -> Began | None:
@@ -85,7 +92,3 @@ def read_course(folder: Path, name: str) -> Course:
     """The run in a folder.  Raises InputError or StorageError where it has no log, or a damaged one."""
     entries, torn = read_log(folder)
     return Course(name, tuple(entries), torn)
-
-
-def _step(event: Event) -> int:
-    return event.step
