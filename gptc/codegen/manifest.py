@@ -13,9 +13,11 @@ from typing import Any
 
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import Program, Tensor
+from gptc.codegen.provenance import ops_of
 from gptc.errors import InternalError
 from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
+from gptc.ir.ops.collective import AllReduceBegin, ReduceScatterBegin
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.types import DType
 from gptc.passes.memory import ArenaReport
@@ -136,10 +138,18 @@ NARROW = ("matmul", "matmul_sm90", "attention_sm90", "attention_grad_sm90")
 
 
 def call_json(call: Call) -> Json:
-    """A kernel call: which kernel, what it computes and moves, and the dtype of what it multiplies."""
-    spent = cost(call.node)
+    """A kernel call: which kernel, what it computes and moves, the dtype of what it multiplies, what it comes from.
+
+    An exchange that begins writes nothing yet.
+    """
+    spent, span = cost(call.node), call.node.span
+    begins = isinstance(call.node.op, (AllReduceBegin, ReduceScatterBegin))
     dtype = str(call.node.operands[0].type.dtype) if call.kernel.template in NARROW else "f32"
-    return {"kernel": call.kernel.name, "flops": spent.flops, "bytes": spent.nbytes, "dtype": dtype}
+    return {
+        "kernel": call.kernel.name, "flops": spent.flops, "bytes": spent.nbytes, "dtype": dtype,
+        "ops": ops_of(call.node), "block": call.node.origin, "at": [span.file, span.line, span.col] if span else None,
+        "writes": [] if begins else [value.name for value in call.node.results],
+    }  # fmt: skip
 
 
 def to_json(data: Json) -> str:

@@ -31,7 +31,7 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
     lines = [
         f"{kernel.name}: {len(calls)} call{'s' * (len(calls) > 1)} ({where})",
         *(f"  {c_comment(line)}" for line in quotes),
-        f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in _ops(node)))}",
+        f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in ops_of(node)))}",
         f"  moves     {_cost(nodes[0])} in its first call",
         f"  template  templates/{target.template(kernel.template)}.j2",
         *(f"  because   {note}" for note in dict.fromkeys(call.note for _, call in calls) if note),
@@ -39,7 +39,7 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
     return [shorten(line, WIDTH - 3) for line in lines]
 
 
-def _ops(node: Node) -> list[str]:
+def ops_of(node: Node) -> list[str]:
     """The ops that went into a node."""
     op = node.op.op if isinstance(node.op, Foreach) else node.op
     parts = op.parts if isinstance(op, Region) else ()

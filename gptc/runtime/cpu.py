@@ -62,6 +62,8 @@ class CpuModel:
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
         self._raised: BaseException | None = None
+        self.running = ""
+        """The program that runs, or ran last."""
         self._trampoline = AFTER(self._call_hook)
         self._hooks: Sequence[object] = ()
 
@@ -81,12 +83,17 @@ class CpuModel:
         self._stale |= name == "params" and bool(self._masters)
         return self._segments[name]
 
+    def peek(self, name: Segment, offset: int, size: int) -> NDArray[np.uint8]:
+        """Bytes of a segment, only to be read."""
+        return self._segments[name][offset : offset + size]
+
     def run(self, program: str) -> None:
         """Run one program to its end.  What the hook raised is raised here.
 
         Parameters that were handed out may have been written since: then their copies are made anew first.
         """
-        function = self._programs[self.artefact.program(program).name]
+        self.running = self.artefact.program(program).name
+        function = self._programs[self.running]
         if self._stale:
             self._stale, self._after.value = False, None
             self._programs["refresh"](ctypes.byref(self._memory))

@@ -124,7 +124,8 @@ class CudaModel:
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
         self._raised: BaseException | None = None
-        self._running = ""
+        self.running = ""
+        """The program that runs, or ran last."""
         self._trampoline = AFTER(self._call_hook)
         self.exchange: DeviceExchange | None = None
         self._hooks: Sequence[object] = ()
@@ -156,6 +157,12 @@ class CudaModel:
         """Address and bytes of a segment, to write to it."""
         self._stale |= name == "params" and bool(self._masters)
         return int(self._segments[name]), self.artefact.manifest.segments[name]
+
+    def peek(self, name: Segment, offset: int, size: int) -> NDArray[np.uint8]:
+        """A copy of bytes of a segment."""
+        host = np.empty(size, np.uint8)
+        self._driver.memcpy_dtoh(host, int(self._segments[name]) + offset)
+        return host
 
     def run(self, program: str) -> None:
         """Run one program to its end.  What a hook raised is raised here.
@@ -204,7 +211,7 @@ class CudaModel:
             self._queue("refresh")
 
     def _queue(self, program: str) -> None:
-        self._running = program
+        self.running = program
         self._programs[program](ctypes.byref(self._memory))
         if raised := self._raised:
             self._raised = None
@@ -246,7 +253,7 @@ class CudaModel:
     def _kernel(self, call: int) -> str:
         """The kernel of a call of the program that runs."""
         plan = json.loads((self.artefact.folder / "plan.json").read_text(encoding="utf-8"))
-        calls: list[Any] = next((p["kernels"] for p in plan["programs"] if p["name"] == self._running), [])
+        calls: list[Any] = next((p["kernels"] for p in plan["programs"] if p["name"] == self.running), [])
         return str(calls[call]["kernel"]) if call < len(calls) else ""
 
     def _call_hook(self, call: int) -> None:
@@ -258,7 +265,7 @@ class CudaModel:
             self.stream.synchronize()
         except self._driver.Error:
             kernel = self._kernel(call)
-            self._synchronise(f"kernel call {call} of {self._running}, {kernel},", kernel)
+            self._synchronise(f"kernel call {call} of {self.running}, {kernel},", kernel)
         if self._hook:
             self._hook(call)
 

@@ -112,6 +112,10 @@ class MpiWorld(World):
     def turn(self) -> None:
         self.pulse.turn()
 
+    def gather(self, text: str) -> tuple[str, ...]:
+        with self.pulse.waiting():
+            return tuple(self.comm.allgather(text))
+
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         for array in arrays:
             for start in range(0, array.size, CHUNK):

@@ -5,8 +5,11 @@ Nothing here changes what training goes on from.
 
 from __future__ import annotations
 
+import math
+
 from gptc.errors import InputError
 from gptc.runtime.choices import ChoiceLoader
+from gptc.runtime.culprit import explained
 from gptc.runtime.events import Evaluation, Sample, Score
 from gptc.runtime.interrupt import Interrupt
 from gptc.runtime.loader import Loader
@@ -36,8 +39,14 @@ def look(run: Run, last: bool = False) -> float | None:
 
 def validate(run: Run) -> float:
     """Mean validation loss over all ranks, reported."""
-    (loss,) = run.world.mean(evaluate(run.model, run.data.val, run.settings.eval_batches, run.interrupt))
-    require_finite("validation loss", loss, run.progress.step)
+
+    def losses() -> float:
+        return evaluate(run.model, run.data.val, run.settings.eval_batches, run.interrupt)
+
+    (loss,) = run.world.mean(losses())
+    if not math.isfinite(loss):
+        message = f"step {run.progress.step}: the validation loss is {loss}"
+        raise explained(run.model, run.world, message, losses)
     run.report(Evaluation(run.progress.step, loss))
     return loss
 

@@ -87,7 +87,7 @@ class KernelTime:
 def calls_of(artefact: Artefact) -> dict[str, tuple[Call, ...]]:
     """Program -> its kernel calls in order, as `plan.json` has them."""
     plan = json.loads((artefact.folder / "plan.json").read_text(encoding="utf-8"))
-    return {program["name"]: tuple(Call(**call) for call in program["kernels"]) for program in plan["programs"]}
+    return {program["name"]: tuple(map(_call, program["kernels"])) for program in plan["programs"]}
 
 
 class _Numpy:
@@ -101,6 +101,10 @@ class _Numpy:
 
     def uniform(self, n: int) -> NDArray[np.float32]:
         return self._rng.random(n, np.float32)
+
+
+def _call(entry: dict[str, Any]) -> Call:
+    return Call(entry["kernel"], entry["flops"], entry["bytes"], entry["dtype"])
 
 
 class TrainingStep:

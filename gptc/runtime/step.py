@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from gptc.errors import NumericsError
+from gptc.runtime.culprit import RATE, explained
 from gptc.runtime.detector import Limits
 from gptc.runtime.events import Skipped, Step
 from gptc.runtime.loader import Batch
@@ -24,6 +25,24 @@ def step(run: Run, lr: float, limits: Limits) -> Step:
     then it is skipped too.
     """
     began = time.perf_counter()
+    progress = run.progress
+    loss, norm = _compute(run, lr, limits)
+    for what, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            message = f"step {progress.step + 1}: the {what} is {value}"
+            raise explained(run.model, run.world, message, lambda: _compute(run, lr, limits))
+    if float(run.model["clip_scale"]) == 0:
+        run.report(Skipped(progress.step + 1, progress.batches, loss, norm, limits.reason(loss, norm)))
+        progress.skipped += 1
+    progress.remember(loss, norm)
+    micro_steps = run.model.artefact.manifest.micro_steps
+    progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
+    seconds = time.perf_counter() - began
+    return Step(progress.step, loss, norm, lr, seconds, run.tokens_per_step / seconds)
+
+
+def _compute(run: Run, lr: float, limits: Limits) -> tuple[float, float]:
+    """Run the programs of the step that comes; returns the loss over all its batches and ranks, and the norm."""
     model, progress = run.model, run.progress
     micro_steps = model.artefact.manifest.micro_steps
     scalars = {"lr": lr, "step": progress.step - progress.skipped + 1.0, "max_norm": _port(limits.norm)}
@@ -36,16 +55,7 @@ def step(run: Run, lr: float, limits: Limits) -> Step:
             loss += run_batch(model, "micro_step", _batch(run, micro), {"first": float(micro == 0)}) / micro_steps
         (loss,) = run.world.mean(loss)
         _run_program(model, "update", scalars if loss <= limits.loss else scalars | {"max_norm": NEVER})
-    norm = float(model["norm"])
-    require_finite("loss", loss, progress.step + 1)
-    require_finite("gradient norm", norm, progress.step + 1)
-    if float(model["clip_scale"]) == 0:
-        run.report(Skipped(progress.step + 1, progress.batches, loss, norm, limits.reason(loss, norm)))
-        progress.skipped += 1
-    progress.remember(loss, norm)
-    progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
-    seconds = time.perf_counter() - began
-    return Step(progress.step, loss, norm, lr, seconds, run.tokens_per_step / seconds)
+    return loss, float(model["norm"])
 
 
 def _port(limit: float) -> float:
@@ -56,8 +66,7 @@ def _port(limit: float) -> float:
 def require_finite(what: str, value: float, step: int) -> None:
     """NumericsError where a number that decides is none."""
     if not math.isfinite(value):
-        hint = "lower the learning rate, or lengthen the warmup"
-        raise NumericsError.of(f"step {step}: the {what} is {value}", None, hint)
+        raise NumericsError.of(f"step {step}: the {what} is {value}", None, RATE)
 
 
 def run_batch(model: Model, program: str, batch: Batch, scalars: Mapping[str, float]) -> float:

@@ -44,6 +44,10 @@ class World:
     def turn(self) -> None:
         """Let the ranks that wait for this one know that it goes on."""
 
+    def gather(self, text: str) -> tuple[str, ...]:
+        """What each rank says, by rank, on all of them."""
+        return (text,)
+
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Fill the arrays with what they hold on rank 0."""
 

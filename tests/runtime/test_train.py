@@ -140,8 +140,11 @@ def test_stops_where_numbers_end(model: CpuModel, data: Data, tmp_path: Path, wh
             model[where][...] = np.nan
 
     save = tmp_path / "w.safetensors"
-    with pytest.raises(NumericsError, match="step 8: the loss is nan"):
+    with pytest.raises(
+        NumericsError, match=f"step 8: the loss is nan; the first.* not finite is {where} f32"
+    ) as caught:
         train(model, data, TrainSettings(20, save=save), poison)
+    assert "it was so before the step" in str(caught.value)
     assert not save.exists()
 
 

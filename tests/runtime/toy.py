@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,23 @@ def write_toy(
     manifest["build"]["units"] = sorted(name for name in sources if name.endswith(".c"))
     manifest["files"] = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sources.items()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "plan.json").write_text(json.dumps({"programs": [_plan(name, batch, seq) for name in programs]}))
     return folder
+
+
+def _plan(program: str, batch: int, seq: int) -> dict[str, Any]:
+    """The calls after which the hook is called, and what they write."""
+    spent = {"flops": 1, "bytes": 1, "dtype": "f32", "block": "", "at": ["toy.yaml", 7, 3]}
+    values = [("probs", "arena", [batch * seq, V], [V, 1]), ("loss", "io", [], [])]
+    return {
+        "name": program,
+        "kernels": [{"kernel": name, "ops": [name], "writes": [name], **spent} for name, *_ in values],
+        "values": [
+            {"name": name, "segment": segment, "offset": 0, "bytes": 4 * math.prod(shape), "shape": shape,
+             "strides": strides, "dtype": "f32"}
+            for name, segment, shape, strides in values
+        ],
+    }  # fmt: skip
 
 
 def _manifest(batch: int, seq: int, micro_steps: int, infer: bool, programs: list[str], targets: int) -> dict[str, Any]:
