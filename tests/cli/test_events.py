@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from gptc.cli import events, peak
+from gptc.cli import app, events, peak
 from gptc.cli.events import Reporter, Watch
 from gptc.cli.output import Output
 from gptc.cli.pace import Pace, clock_time
@@ -139,6 +141,15 @@ def test_tensorboard_reads_it(tmp_path: Path) -> None:
         "train/tokens_per_second": (7, 1e5), "val/accuracy": (7, 0.25),
     }  # fmt: skip
     assert values["sample/text_summary"][1].tensor.string_val == [b"so it ?"]
+
+
+def test_tensorboard_that_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.delitem(sys.modules, "gptc.cli.tensorboard", raising=False)
+    done = CliRunner().invoke(app, ["train", "gpt2-nano", "--tensorboard"])
+    assert done.exit_code == 3
+    assert "--tensorboard needs tensorboardX" in done.output
+    assert "pip install 'gptc[tensorboard]'" in done.output
 
 
 def test_the_peak_is_measured_until_nothing_disturbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
