@@ -12,10 +12,25 @@ if TYPE_CHECKING:
     from gptc.runtime.world import World
 
 
-def distributed(job: Job, ranks: int) -> Job:
-    """The same job, with gradients that are averaged over so many ranks."""
-    options = replace(job.request.options, ranks=True)
+def distributed(job: Job, ranks: int, zero: int) -> Job:
+    """The same job for so many ranks: with gradients that are averaged over them and, at stage 1 of ZeRO, state that
+    is divided among them."""
+    from gptc.errors import InputError
+
+    if zero and job.request.options.target == "cuda":
+        message = "--zero 1 divides the optimizer's state among CPUs so far; the target is cuda"
+        raise InputError.of(message, None, "leave --zero out, or take --target c")
+    options = replace(job.request.options, ranks=True, shards=ranks if zero else 1)
     return replace(job, request=replace(job.request, options=options, ranks=ranks))
+
+
+def whole(job: Job, ranks: int | None, zero: int) -> Job:
+    """The same job for one rank, which has all state."""
+    from gptc.errors import UsageError
+
+    if zero and ranks is None:
+        raise UsageError.of("--zero 1 divides state among ranks, and there is one", None, "start several with --ranks")
+    return job
 
 
 def join_job(job: Job, ranks: int | None, collectives: str | None) -> World | None:

@@ -94,6 +94,7 @@ def _facts(compiled: Compiled, job: Job, data: Data, ranks: int, total_batch: in
         "epochs": f"{steps * manifest.micro_steps / data.train.samples:,.4g}",
         "to train on": _extent(data.train),
         "to validate on": _extent(data.val),
+        "state": "all of it" if manifest.shards == 1 else f"divided among {manifest.shards} ranks (ZeRO, stage 1)",
         "memory": f"{size(sum(summary['segments'].values()))} a rank: {parts}",
     }
 

@@ -65,6 +65,9 @@ class Flags:
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
     ] = None
+    zero: Annotated[
+        int, typer.Option(min=0, max=1, help="1: ranks divide the optimizer's state among them (ZeRO, stage 1).")
+    ] = 0
     collectives: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +88,7 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
     from gptc.cli.compile import compile_and_build
     from gptc.cli.events import Watch
     from gptc.cli.output import Output
-    from gptc.cli.ranks import distributed, join_job, start_ranks, threads_of
+    from gptc.cli.ranks import distributed, join_job, start_ranks, threads_of, whole
     from gptc.cli.settings import beginning, decisive
     from gptc.runtime.history import History
     from gptc.runtime.init import SEED
@@ -98,7 +101,7 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
         import gptc.cli.tensorboard  # noqa: F401  (tells at once where it cannot be)
     world = join_job(job, flags.ranks, flags.collectives)
     rank, size = (world.rank, world.size) if world else (0, flags.ranks or 1)
-    job = distributed(job, size) if size > 1 else job
+    job = distributed(job, size, flags.zero) if size > 1 else whole(job, flags.ranks, flags.zero)
     output = Output(json, silent=rank > 0)
     seed = SEED if flags.seed is None else flags.seed
     start = Start(flags.resume, frozenset(flags.allow_change.split(",")), flags.weights, seed)
@@ -187,21 +190,25 @@ def _run(
     from gptc.runtime.events import Ended
     from gptc.runtime.machine import peak_rss
     from gptc.runtime.progress import Progress
-    from gptc.runtime.resume import begin
+    from gptc.runtime.resume import begin, follow
     from gptc.runtime.saver import Saver
     from gptc.runtime.train import train as run_training
 
+    divided = model.artefact.manifest.shards > 1
     if not world.leads:
+        follow(model, world)
         world.attach(model)
         progress = Progress.shared(world)
-        return run_training(model, corpus, settings, interrupt=interrupt, progress=progress, world=world)
+        saver = Saver(model, kept.history, kept.remembered, kept.every, world=world) if divided else None
+        return run_training(model, corpus, settings, saver=saver, interrupt=interrupt, progress=progress, world=world)
     with kept.history.writing():
         with interrupt.breakable():
-            progress = begin(start, model, corpus, kept.history, kept.remembered, watch.output.line)
+            progress = begin(start, model, corpus, kept.history, kept.remembered, watch.output.line, world)
         world.attach(model)
         progress = Progress.shared(world, progress)
         report = watch.open(progress.step)
-        saver = Saver(model, kept.history, kept.remembered, kept.every, report)
+        writers = world if divided else world.alone()
+        saver = Saver(model, kept.history, kept.remembered, kept.every, report, writers)
         summary = run_training(
             model, corpus, settings, report, saver=saver, interrupt=interrupt, progress=progress, world=world,
             sampler=sampler,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,10 +28,12 @@ from gptc.runtime.atomic import PIECE, Written, fresh_folder, write_file
 from gptc.runtime.manifest import DTYPES, Extent, Name, Shape, Size, dtype_name
 from gptc.runtime.manifest import Manifest as ArtefactManifest
 from gptc.runtime.manifest import Model as Strict
+from gptc.runtime.manifest import State as ArtefactState
 from gptc.runtime.model import Model
-from gptc.runtime.snapshot import Snapshot, lasting_state
+from gptc.runtime.snapshot import Snapshot, extent, lasting_state, own, shape
 from gptc.runtime.tensorfile import pieces
 from gptc.runtime.weights import load_weights, weights_metadata
+from gptc.runtime.world import ALONE, World
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 Setting = str | int | float | bool | None
@@ -91,21 +93,52 @@ class Moment:
     progress: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, model: ArtefactManifest, moment: Moment) -> None:
-    """Write a checkpoint of one rank into the new folder `folder`.
+def write_checkpoint(
+    folder: Path, snapshot: Snapshot, model: ArtefactManifest, moment: Moment, world: World = ALONE
+) -> None:
+    """Write a checkpoint into the new folder `folder`: every rank its own state, the first all else, the manifest last.
 
-    Raises OSError; what has been written by then stays for the caller to remove.
+    Raises OSError, on all ranks if on one; what has been written by then stays for the caller to remove.
     """
-    fresh_folder(folder)
-    name = state_file(0, 1)
-    flat = {key: tensor.reshape(-1) for key, tensor in snapshot.state.items()}
-    files = {
-        WEIGHTS: write_file(folder / WEIGHTS, pieces(snapshot.weights, weights_metadata(model, moment.step))),
-        name: write_file(folder / name, pieces(flat, {})),
-    }
-    state = {key: whole(tensor, name) for key, tensor in snapshot.state.items()}
-    origin = {"gptc": model.gptc, "model": model.model, "tokenizer": model.tokenizer, "code": model.hash}
-    write_manifest(folder, origin | {"dims": model.dims}, moment, files, state)
+    world.first(lambda: fresh_folder(folder))
+    files: dict[str, Written] = {}
+    for written in world.each(lambda: _write_own(folder, snapshot, model, moment, world)):
+        files |= written
+    state = {tensor.name: _entry(tensor, model.shards) for tensor in model.state if tensor.name in snapshot.state}
+    origin: dict[str, Any] = {"gptc": model.gptc, "model": model.model, "tokenizer": model.tokenizer}
+    origin |= {"code": model.hash, "dims": model.dims}
+    world.first(lambda: write_manifest(folder, origin, moment, files, state, world.size))
+
+
+def _write_own(
+    folder: Path, snapshot: Snapshot, model: ArtefactManifest, moment: Moment, world: World
+) -> dict[str, Written]:
+    """The files of one rank."""
+
+    def told(parts: Iterator[memoryview | bytes]) -> Iterator[memoryview | bytes]:
+        for part in parts:
+            world.goes_on()
+            yield part
+
+    name = state_file(world.rank, world.size)
+    flat = {key: tensor.reshape(-1) for key, tensor in snapshot.state.items() if tensor.size}
+    files = {name: write_file(folder / name, told(pieces(flat, {})))}
+    if world.leads:
+        metadata = weights_metadata(model, moment.step)
+        files[WEIGHTS] = write_file(folder / WEIGHTS, told(pieces(snapshot.weights, metadata)))
+    return files
+
+
+def _entry(tensor: ArtefactState, shards: int) -> dict[str, Any]:
+    """The manifest's entry of a state tensor: a part for each rank that has elements of it."""
+    ranks = shards if tensor.whole else 1
+    extents = [extent(tensor, shards, rank) for rank in range(ranks)]
+    parts = [
+        {"file": state_file(rank, shards), "start": start, "stop": stop}
+        for rank, (start, stop) in enumerate(extents)
+        if start < stop
+    ]
+    return {"dtype": tensor.dtype, "shape": list(tensor.whole or tensor.shape), "parts": parts}
 
 
 def whole(tensor: NDArray[np.generic], file: str) -> dict[str, Any]:
@@ -196,15 +229,23 @@ class Checkpoint:
             raise StorageError.of(f"{path}: cannot read {name}: {error}", None, FALL_BACK) from None
 
     def load(self, model: Model) -> None:
-        """Put weights and state into the model.  What does not fit is told before the first value is written."""
+        """Put weights and the first rank's state into the model.
+
+        What does not fit is told before the first value is written.
+        """
         self._check(model)
         load_weights(model, self.folder / WEIGHTS)
+        self.load_state(model, 0)
+
+    def load_state(self, model: Model, rank: int) -> None:
+        """Put a rank's state into the model; the same on every rank, unless they divide it."""
         for tensor in lasting_state(model):
-            size = tensor.nbytes // tensor.numpy_dtype.itemsize
-            model[tensor.name][...] = self.read(tensor.name, 0, size).reshape(tensor.shape)
+            shards = model.artefact.manifest.shards
+            values = self.read(tensor.name, *extent(tensor, shards, rank))
+            own(model, tensor, rank)[...] = values.reshape(shape(tensor, shards, rank))
 
     def _check(self, model: Model) -> None:
-        ours = {t.name: (t.dtype, t.shape) for t in lasting_state(model)}
+        ours = {t.name: (t.dtype, t.whole or t.shape) for t in lasting_state(model)}
         theirs = {name: (state.dtype, state.shape) for name, state in self.manifest.state.items()}
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):

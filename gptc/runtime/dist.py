@@ -10,6 +10,7 @@ whether shares are gathered afterwards (`average`) or stay where they are (`scat
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import queue
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from gptc.runtime.model import Model
 from gptc.runtime.nccl import NcclExchange, new_id
 from gptc.runtime.pulse import EVERY, Pulse, diagnose, read_signs
 from gptc.runtime.staged import StagedExchange
-from gptc.runtime.world import World
+from gptc.runtime.world import Result, World
 from gptc.shares import part, share
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ class MpiWorld(World):
 
     def __init__(self, comm: MPI.Comm, signs: str | None, collectives: str) -> None:
         """`signs` is where a parent looks for signs of life; without, rank 0 watches the others itself."""
-        self.comm, self.collectives = comm, collectives
+        self.comm, self.aside, self.collectives = comm, comm.Dup(), collectives
+        """For the main thread, and for one beside it."""
+        self.over = False
+        """Whether this rank gives up."""
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.own_signs = "" if signs else _folder_for_all(comm)
         self.pulse = Pulse(Path(signs or self.own_signs), self.rank)
@@ -122,6 +126,46 @@ class MpiWorld(World):
                 with self.pulse.waiting():
                     self.comm.Bcast(array.reshape(-1)[start : start + CHUNK], root=0)
 
+    def tell(self, text: str) -> str:
+        with self.pulse.waiting():
+            told: str = self.comm.bcast(text, root=0)
+        return told
+
+    def each(self, work: Callable[[], Result]) -> list[Result]:
+        given: Result | OSError
+        try:
+            given = work()
+        except OSError as error:
+            given = OSError(error.errno, f"rank {self.rank}: {error.strerror or error}")
+        answers = self._answers(given)
+        results = [answer for answer in answers if not isinstance(answer, OSError)]
+        if len(results) < self.size:
+            raise next(answer for answer in answers if isinstance(answer, OSError))
+        return results
+
+    def _answers(self, own: Any) -> list[Any]:
+        """What every rank has sent to all.  It looks now and then: MPI itself would wait on a core that others need."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        answers = {self.rank: own}
+        sent = [self.aside.isend(own, rank) for rank in others]
+        while len(answers) < self.size or not all(request.Test() for request in sent):
+            for rank in others:
+                if rank not in answers and self.aside.iprobe(rank):
+                    answers[rank] = self.aside.recv(source=rank)
+            if self.over:
+                raise OSError(errno.ECANCELED, f"rank {self.rank} has failed")
+            time.sleep(LOOK)
+        return [answers[rank] for rank in range(self.size)]
+
+    def alone(self) -> World:
+        return _OneOfMany(self.pulse)
+
+    def goes_on(self) -> None:
+        self.pulse.goes_on()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return self.pulse.waiting()
+
     def barrier(self) -> None:
         with self.pulse.waiting():
             self.comm.Barrier()
@@ -142,6 +186,7 @@ class MpiWorld(World):
         """End the whole job when this process ends.  What all ranks find wrong is told by the first alone."""
         from mpi4py.run import set_abort_status
 
+        self.over = True
         set_abort_status(getattr(error, "code", 1))
         if not self.leads:
             time.sleep(GRACE)
@@ -172,6 +217,14 @@ def shared(places: Sequence[tuple[str, str]], name: str) -> GptcError | None:
     return None
 
 
+class _OneOfMany(World):
+    """Work that one rank does alone while others may wait for it."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.goes_on = pulse.goes_on  # type: ignore[method-assign]
+        self.waiting = pulse.waiting  # type: ignore[method-assign]
+
+
 def _folder_for_all(comm: MPI.Comm) -> str:
     """A new folder that every rank sees: beside the run, because /tmp differs from host to host."""
     name = tempfile.mkdtemp(prefix=".gptc-ranks-", dir=".") if comm.Get_rank() == 0 else ""
@@ -179,6 +232,8 @@ def _folder_for_all(comm: MPI.Comm) -> str:
     return shared
 
 
+LOOK = 0.01
+"""Seconds between two looks for what other ranks say of their checkpoint."""
 LASTING: tuple[Segment, ...] = ("params", "state")
 """What the first rank gives to the others."""
 GRACE = 1.0

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from gptc.errors import GptcError, InputError, StorageError
 from gptc.runtime.atomic import remove, rename, sync
 from gptc.runtime.checkpoint import Checkpoint, open_checkpoint
+from gptc.runtime.world import ALONE, World
 
 NAME = re.compile(r"step-(\d{8,18})")
 WRITING, REMOVING = ".writing-", ".removing-"
@@ -65,25 +66,31 @@ class History:
         finally:
             lock.release()
 
-    def add(self, step: int, write: Callable[[Path], None]) -> Path:
+    def add(self, step: int, write: Callable[[Path], None], world: World = ALONE) -> Path:
         """Let `write` fill a folder, and make it the checkpoint of `step`; `flush` makes that last.
 
-        Raises OSError; then nothing has changed.
+        All ranks that write must come here, and the first does the rest.  Raises OSError, on all ranks if on one; then
+        nothing has changed.
         """
         path, temporary = self.path(step), self.folder / f"{WRITING}{step:08d}"
-        try:
-            write(temporary)
+
+        def publish() -> None:
             sync(temporary)
             self.set_aside(step)
             rename(temporary, path)
+
+        try:
+            write(temporary)
+            world.first(publish)
         except BaseException:
-            remove(temporary)
+            if world.leads:
+                remove(temporary)
             raise
         return path
 
-    def flush(self) -> None:
+    def flush(self, world: World = ALONE) -> None:
         """Force the names in the folder to the disk."""
-        sync(self.folder)
+        world.first(lambda: sync(self.folder))
 
     def set_aside(self, step: int) -> Path | None:
         """Give the checkpoint of `step`, if there is one, a name under which no run goes on from it."""

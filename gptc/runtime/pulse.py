@@ -81,6 +81,10 @@ class Pulse:
         self.turns, self.since = self.turns + 1, now
         self.tell()
 
+    def goes_on(self) -> None:
+        """What keeps the others waiting goes on."""
+        self.since = time.time()
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """In this block the rank waits for others."""

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptc.errors import InputError
-from gptc.runtime.checkpoint import Checkpoint, Setting
+from gptc.runtime.checkpoint import Checkpoint, Setting, open_checkpoint
 from gptc.runtime.data import Data
 from gptc.runtime.history import History, verified
 from gptc.runtime.init import SEED, initialise
 from gptc.runtime.model import Model
 from gptc.runtime.progress import Progress, restore
 from gptc.runtime.weights import load_weights
+from gptc.runtime.world import ALONE, World
 
 CODE = "code"
 """The setting that stands for the emitted code, where nothing else tells why it differs."""
-FREE = ("ranks", "options.ranks")
+FREE = ("ranks", "options.ranks", "options.shards")
 """Settings that may always differ: any number of ranks goes on from a checkpoint of any other."""
 SHOWN, NAMED = 20, 6
 MAX_DIGITS = 18
@@ -76,8 +77,9 @@ def begin(
     history: History,
     settings: Mapping[str, Setting],
     report: Callable[[str], None] = lambda message: None,
+    world: World = ALONE,
 ) -> Progress:
-    """Give the model the tensors that the run begins with.
+    """Give the model the tensors that the run begins with; on the first rank, the others `follow`.
 
     Raises InputError where that would begin a second run over the checkpoints of a first.
     """
@@ -91,12 +93,21 @@ def begin(
             load_weights(model, start.weights)
         else:
             initialise(model, start.seed)
+        world.tell("")
         return Progress()
     require_same(checkpoint, model.artefact.manifest.hash, settings, start.allowed)
     progress = restore(checkpoint, model, data.train, other_data=not start.allowed.isdisjoint({"data", "all"}))
     report(f"going on from {checkpoint.folder}")
     leave_behind(history, checkpoint.step, report)
+    world.tell(str(checkpoint.folder))
     return progress
+
+
+def follow(model: Model, world: World) -> None:
+    """What `begin` is on the other ranks: each takes its own state, where they divide it, from the same checkpoint."""
+    folder = world.tell("")
+    if folder and model.artefact.manifest.shards > 1:
+        open_checkpoint(Path(folder)).load_state(model, world.rank)
 
 
 def find(where: str, history: History, report: Callable[[str], None]) -> Checkpoint | None:

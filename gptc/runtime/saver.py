@@ -10,7 +10,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gptc.runtime.events import Saved, Trouble
 from gptc.runtime.history import History
 from gptc.runtime.model import Model
 from gptc.runtime.snapshot import Snapshot
+from gptc.runtime.world import ALONE, World
 
 PAUSES = (0.5, 2.0)
 """Seconds to wait before each new attempt."""
@@ -31,7 +32,8 @@ MARGIN = 1 << 20
 class Saver:
     """Writes checkpoints of one model, those of `every` steps (0: only when asked to).
 
-    `report` is called on the thread of training, at the next `poll`, `save` or `finish`.
+    `report` is called on the thread of training, at the next `poll`, `save` or `finish`.  `world` has the ranks that
+    write together, each with a saver of its own.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class Saver:
         settings: Mapping[str, Setting],
         every: int = 0,
         report: Callable[[Saved | Trouble], None] = lambda event: None,
+        world: World = ALONE,
     ) -> None:
-        self._model, self._history, self._settings = model, history, settings
+        self._model, self._history, self._settings, self._world = model, history, settings, world
         self.every, self._report = every, report
-        self._snapshot = Snapshot(model) if every else None
+        self._snapshot = Snapshot(model, world.rank) if every else None
         if self._snapshot:
             self._snapshot.take(model)  # the first touch of memory takes seconds: now, not between two steps
         self._pool = ThreadPoolExecutor(1, "checkpoint")
@@ -64,12 +67,10 @@ class Saver:
         began = time.perf_counter()
         self.finish()
         try:
-            self._snapshot = self._snapshot or Snapshot(self._model)
-        except MemoryError as error:
-            self._report(Trouble(step, f"checkpoint of step {step}: no memory for a copy: {error}", lost=True))
-            self.failed = True
-            return
-        self._snapshot.take(self._model)
+            self._snapshot = self._snapshot or Snapshot(self._model, self._world.rank)
+            self._snapshot.take(self._model)
+        except MemoryError:
+            self._snapshot = None  # the thread tells, also other ranks
         blocked = time.perf_counter() - began
         moment = Moment(step, self._settings, progress)
         self._writing = self._pool.submit(self._write, self._snapshot, moment, blocked)
@@ -88,6 +89,8 @@ class Saver:
             return
         writing, self._writing = self._writing, None
         try:
+            with self._world.waiting():
+                wait([writing])
             outcome: Saved | None = writing.result()
         except OSError:
             outcome = None  # `_troubles` says why
@@ -96,26 +99,42 @@ class Saver:
         if outcome:
             self._report(outcome)
 
-    def _write(self, snapshot: Snapshot, moment: Moment, blocked: float) -> Saved:
+    def _write(self, snapshot: Snapshot | None, moment: Moment, blocked: float) -> Saved:
         """Runs on the thread that writes."""
         began = time.perf_counter()
-        write = partial(write_checkpoint, snapshot=snapshot, model=self._model.artefact.manifest, moment=moment)
-        path = None
+        path, size = None, 0
         for pause in (*PAUSES, None):
             try:
-                _require_space(self._history.folder, snapshot.nbytes + MARGIN)
-                path = path or self._history.add(moment.step, write)
-                self._history.flush()
+                if path is None:
+                    path, size = self._attempt(snapshot, moment)
+                self._history.flush(self._world)
                 break
             except OSError as error:
+                lost = pause is None or error.errno == errno.ENOMEM
                 message = f"checkpoint of step {moment.step}: {error.strerror or error}"
-                self._troubles.append(Trouble(moment.step, message, lost=pause is None))
-                if pause is None:
+                self._troubles.append(Trouble(moment.step, message, lost))
+                if pause is None or lost:
                     raise
                 time.sleep(pause)
         assert path is not None
-        self._prune(moment.step)
-        return Saved(moment.step, path, snapshot.nbytes, blocked, time.perf_counter() - began)
+        if self._world.leads:
+            self._prune(moment.step)
+        return Saved(moment.step, path, size, blocked, time.perf_counter() - began)
+
+    def _attempt(self, snapshot: Snapshot | None, moment: Moment) -> tuple[Path, int]:
+        """Where the checkpoint is, and its bytes, once every rank has written its part."""
+
+        def own_bytes() -> int:
+            if snapshot is None:
+                raise OSError(errno.ENOMEM, "no memory for a copy")
+            return snapshot.nbytes
+
+        size, folder = sum(self._world.each(own_bytes)), self._history.folder
+        assert snapshot is not None
+        self._world.first(lambda: _require_space(folder, size + MARGIN))
+        manifest = self._model.artefact.manifest
+        write = partial(write_checkpoint, snapshot=snapshot, model=manifest, moment=moment, world=self._world)
+        return self._history.add(moment.step, write, self._world), size
 
     def _prune(self, step: int) -> None:
         try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from gptc.errors import InputError
 from gptc.runtime.device import Gpu
 from gptc.runtime.model import Model
+
+Result = TypeVar("Result")
 
 
 class World:
@@ -50,6 +52,32 @@ class World:
 
     def broadcast(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Fill the arrays with what they hold on rank 0."""
+
+    def tell(self, text: str) -> str:
+        """The text of rank 0."""
+        return text
+
+    def each(self, work: Callable[[], Result]) -> list[Result]:
+        """What `work` gives on every rank, on all of them.  All must ask, each on one thread beside the main one.
+
+        Raises OSError on all ranks where it does on one.
+        """
+        return [work()]
+
+    def first(self, work: Callable[[], object]) -> None:
+        """Have rank 0 do something, as `each`."""
+        self.each(work if self.leads else lambda: None)
+
+    def alone(self) -> World:
+        """A job of this rank alone, which gives signs of life all the same."""
+        return self
+
+    def goes_on(self) -> None:
+        """Tell that what may keep others waiting is being done."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """In this block the main thread waits, for others or for what `goes_on`."""
+        return nullcontext()
 
     @contextmanager
     def together(self) -> Iterator[None]:
