@@ -16,6 +16,8 @@ RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 LOCAL = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 """What MPICH's and Intel's launchers, Open MPI's and Slurm tell a rank; LOCAL is its number among those of its host."""
+SLURM_STEP = "SLURM_STEP_ID"
+"""Variable that only a process which `srun` has started has."""
 
 OPEN_MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -55,8 +57,12 @@ def find_launcher() -> Launcher | None:
 
 
 def ranks_here() -> int | None:
-    """How many ranks the launcher that started this process has started; None if none did."""
-    if not any(name in os.environ for name in RANK):
+    """How many ranks the launcher that started this process has started; None if none did.
+
+    A batch script of Slurm has the variables of a rank too, but only what `srun` starts is a step.
+    """
+    names = [name for name in RANK if name in os.environ]
+    if not names or (names == ["SLURM_PROCID"] and SLURM_STEP not in os.environ):
         return None
     return next((int(os.environ[name]) for name in SIZE if os.environ.get(name, "").isdigit()), None)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from gptc.errors import StorageError
 from gptc.runtime.choices import Question, write_questions
-from gptc.runtime.launch import find_launcher
+from gptc.runtime.launch import RANK, find_launcher
 from tests.system.workshop import TINY
 
 pytest.importorskip("mpi4py", reason="ranks need mpi4py")
@@ -56,8 +59,11 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out + err
 
 
-def weights(folder: Path, run: str) -> str:
-    return hashlib.sha256((folder / run / "weights.safetensors").read_bytes()).hexdigest()
+Tensors = dict[str, bytes]
+
+
+def weights(folder: Path, run: str) -> Tensors:
+    return {name: x.tobytes() for name, x in load_file(folder / run / "weights.safetensors").items()}
 
 
 def steps_made(folder: Path, run: str) -> int:
@@ -77,31 +83,71 @@ def seen(folder: Path, run: str, what: str) -> list[Any]:
     return [event[what] for event in events if what in event]
 
 
-def test_stopped_and_resumed_is_undisturbed(folder: Path) -> None:
-    """With accumulation, samples and scores; the ranks choose together what one alone chooses with these weights."""
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Tensors:
+    """The weights after a run that nothing disturbs, on two ranks of which each has all state."""
     code, said = end(start(folder, "whole", "--ranks", "2", *LOOKS))
     assert code == 0, said
+    return weights(folder, "whole")
+
+
+def test_ranks_choose_together_what_one_alone_would(folder: Path, whole: Tensors) -> None:
     assert len(seen(folder, "whole", "text")) == len(seen(folder, "whole", "correct")) == STEPS // 100
     once = ("--weights", "whole/weights.safetensors", "--steps", "1", "--lr", "1e-30", "--hellaswag", "questions.bin")
     code, said = end(start(folder, "again", *once))
     assert (code, seen(folder, "again", "correct")) == (0, seen(folder, "whole", "correct")[-1:]), said
-    process = start(folder, "stopped", "--ranks", "2", *LOOKS)
-    while steps_made(folder, "stopped") < 5 and process.poll() is None:
+
+
+def processes_of_ranks() -> list[int]:
+    """Those of this test's jobs, by their rank."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"mpi4py" in words and b"disturbed" in words and b"mpiexec" not in words[0]:
+                environment = dict(v.partition(b"=")[::2] for v in (entry / "environ").read_bytes().split(b"\0"))
+                rank = next((environment[name.encode()] for name in RANK if name.encode() in environment), None)
+                if rank is not None:
+                    found.append((int(rank), int(entry.name)))
+    return [process for _, process in sorted(found)]
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "first", "then"),
+    [
+        ("SIGTERM", (), ("--zero", "1")),
+        ("SIGTERM", ("--zero", "1"), ("--zero", "1")),
+        ("SIGKILL", ("--zero", "1", "--save-every", "4"), ()),
+    ],
+    ids=["to divided", "divided", "killed"],
+)
+def test_a_disturbed_run_ends_as_an_undisturbed_one(
+    folder: Path, whole: Tensors, disturbance: str, first: tuple[str, ...], then: tuple[str, ...]
+) -> None:
+    """Stopped in order, or one of its ranks killed; with the state divided before, afterwards or both; with
+    accumulation, samples and scores."""
+    shutil.rmtree(folder / "disturbed", ignore_errors=True)
+    process = start(folder, "disturbed", "--ranks", "2", *LOOKS, *first)
+    while steps_made(folder, "disturbed") < 5 and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    if disturbance == "SIGTERM":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.kill(processes_of_ranks()[1], signal.SIGKILL)
     code, said = end(process)
-    assert code == 128 + signal.SIGTERM, said
-    assert 5 <= steps_made(folder, "stopped") < STEPS, "the signal came too late to test anything"
-    assert any((folder / "stopped" / "checkpoints").glob("step-*")), said
-    code, said = end(start(folder, "stopped", "--ranks", "2", "--resume", "auto", *LOOKS))
+    assert code == (128 + signal.SIGTERM if disturbance == "SIGTERM" else StorageError.code), said
+    assert disturbance == "SIGTERM" or "rank 1" in said
+    assert 5 <= steps_made(folder, "disturbed") < STEPS, "it came too late to test anything"
+    assert any((folder / "disturbed" / "checkpoints").glob("step-*")), said
+    code, said = end(start(folder, "disturbed", "--ranks", "2", "--resume", "auto", *LOOKS, *then))
     assert code == 0, said
     assert "going on from" in said
-    assert weights(folder, "stopped") == weights(folder, "whole")
-    assert seen(folder, "stopped", "text") == seen(folder, "whole", "text")
+    assert weights(folder, "disturbed") == whole
+    assert seen(folder, "disturbed", "text") == seen(folder, "whole", "text")
 
 
 def test_any_number_of_ranks_goes_on(folder: Path) -> None:
-    code, said = end(start(folder, "first", "--ranks", "2", "--steps", "20", "--save-every", "20"))
+    code, said = end(start(folder, "first", "--ranks", "2", "--zero", "1", "--steps", "20", "--save-every", "20"))
     assert code == 0, said
     code, said = end(start(folder, "first", "--resume", "auto", "--allow-change", "train.steps", batch=4))
     assert code == 0, said
@@ -110,6 +156,9 @@ def test_any_number_of_ranks_goes_on(folder: Path) -> None:
 
 
 def test_mistakes_are_told_once(folder: Path) -> None:
+    code, said = end(start(folder, "never", "--zero", "1"))
+    assert code == 2
+    assert "start several with --ranks" in said
     code, said = end(start(folder, "never", "--ranks", "2", "--data", "no-such-file"))
     assert code == 1
     assert said.count("no-such-file") == 1, said

@@ -51,6 +51,7 @@ def survivors() -> list[str]:
         ("kill", 1, 2, r"rank 1 \(process \d+\) has died"),
         ("stop", 2, 3, r"rank 2 \(process \d+ on .*\) has given no sign of life"),
         ("sleep", 0, 2, r"rank 0 \(process \d+ on .*\) has kept the others waiting"),
+        ("write", 1, 2, r"all ranks have waited for each other"),
     ],
 )
 def test_the_rank_is_named(kind: str, rank: int, size: int, told: str) -> None:

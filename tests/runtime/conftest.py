@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gptc.compiler import Compiled
 from gptc.runtime.artefact import Artefact, open_artefact
 from gptc.runtime.build import build
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
+from gptc.runtime.data import Data, open_data
 from gptc.runtime.init import initialise
 from tests.runtime.toy import write_toy
 
@@ -37,4 +40,23 @@ def loaded(folder: Path, cache: Cache) -> CpuModel:
     artefact = open_artefact(folder)
     model = CpuModel(artefact, build(artefact, cache=cache).library)
     initialise(model)
+    return model
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    path = tmp_path / "text"
+    path.write_bytes(bytes(range(50)) * 40)
+    return open_data(path, "bytes", 2, 12, 50)
+
+
+@pytest.fixture
+def trained(tiny: Compiled, library: Path) -> CpuModel:
+    """A model with AdamW's moments, which are not zero."""
+    model = CpuModel(tiny.artefact, library)
+    model.set_threads(1)
+    initialise(model)
+    rng = np.random.default_rng(0)
+    for tensor in tiny.artefact.manifest.state:
+        model[tensor.name][...] = np.abs(rng.standard_normal(tensor.shape, np.float32))
     return model
