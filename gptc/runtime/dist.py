@@ -36,7 +36,7 @@ from gptc.runtime.job import SIGNS
 from gptc.runtime.manifest import Segment
 from gptc.runtime.model import Model
 from gptc.runtime.nccl import NcclExchange, new_id
-from gptc.runtime.pulse import EVERY, Pulse, diagnose, read_signs
+from gptc.runtime.pulse import EVERY, Pulse, Watcher
 from gptc.runtime.staged import StagedExchange
 from gptc.runtime.world import Result, World
 from gptc.shares import part, share
@@ -199,9 +199,10 @@ class MpiWorld(World):
             shutil.rmtree(self.own_signs, ignore_errors=True)
 
     def _watch(self) -> None:
+        watcher = Watcher(self.pulse.path.parent, self.size)
         while not self.pulse.done:
             time.sleep(EVERY)
-            if trouble := diagnose(read_signs(self.pulse.path.parent, self.size), time.time()):
+            if trouble := watcher.look():
                 sys.stderr.write(f"error: {trouble}: the job is ended\n")
                 self.comm.Abort(StorageError.code)
 

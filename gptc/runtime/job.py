@@ -21,7 +21,7 @@ from types import FrameType
 
 from gptc.errors import InputError, InternalError, NumericsError, StorageError, ToolMissing, UsageError
 from gptc.runtime.launch import Launcher, find_launcher
-from gptc.runtime.pulse import Sign, diagnose, read_signs
+from gptc.runtime.pulse import Sign, Watcher, read_signs
 
 SIGNS = "GPTC_SIGNS"
 """Variable that tells a rank where to give its signs of life."""
@@ -52,12 +52,12 @@ def run_ranks(size: int, argv: Sequence[str]) -> int:
         command = start.command(size, [sys.executable, "-m", "mpi4py", *argv])
         process = subprocess.Popen(command, env=os.environ | start.environment | {SIGNS: name}, start_new_session=True)
         with _forwarding(folder, process.pid):
-            deaths = Deaths()
+            deaths, watcher = Deaths(), Watcher(folder, size)
             while (code := process.poll()) is None:
                 signs = read_signs(folder, size)
                 deaths.watch(signs)
                 deaths.wait(POLL)
-                if trouble := diagnose(read_signs(folder, size), time.time(), deaths.order):
+                if trouble := watcher.look(deaths.order):
                     return _end(process, signs, trouble)
     return code if code >= 0 else 128 - code
 
@@ -66,8 +66,9 @@ class Deaths:
     """Who ends first: a launcher ends the other ranks within milliseconds of the first."""
 
     def __init__(self) -> None:
-        self.order: list[int] = []
-        """Processes that have ended."""
+        self.order: dict[int, int] = {}
+        """Processes that have ended -> how many looks before; of those of one look none is known to be the first."""
+        self.looks = 0
         self.poll = select.poll()
         self.watched: dict[int, int] = {}
         """File descriptor of a process -> its number."""
@@ -84,8 +85,9 @@ class Deaths:
 
     def wait(self, seconds: float) -> None:
         """Return at the next end of a process, or after some time."""
+        self.looks += 1
         for descriptor, _ in self.poll.poll(seconds * 1e3):
-            self.order.append(self.watched.pop(descriptor))
+            self.order[self.watched.pop(descriptor)] = self.looks
             self.poll.unregister(descriptor)
             os.close(descriptor)
 

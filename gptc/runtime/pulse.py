@@ -7,6 +7,7 @@ files anybody can say which rank is to blame when a job does not go on.
 from __future__ import annotations
 
 import faulthandler
+import math
 import mmap
 import os
 import signal
@@ -16,15 +17,17 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 EVERY = 1.0
 """Seconds between two signs of life."""
 STALE = 15.0
 """Seconds without one after which a rank is taken for stopped."""
+ASLEEP = 5.0
+"""Seconds between two looks at the ranks after which the one that looks has stood still itself."""
 PATIENCE = 60.0
 TURNS = 10
 """A rank that others wait for may take this many seconds and this many of its usual turns."""
@@ -117,15 +120,37 @@ def read_signs(folder: Path, size: int) -> list[Sign]:
     return signs
 
 
-def diagnose(signs: Sequence[Sign], now: float, deaths: Sequence[int] = ()) -> str | None:
+class Watcher:
+    """Looks at the signs of all ranks now and then.
+
+    Time in which it cannot look, because the machine sleeps or all of the job is stopped, is nobody's fault.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        self.looked = self.woke = time.time()
+
+    def look(self, deaths: Mapping[int, int] | None = None) -> str | None:
+        """What `diagnose` says now."""
+        now = time.time()
+        if now - self.looked > ASLEEP:
+            self.woke = now
+        self.looked = now
+        signs = read_signs(self.folder, self.size)
+        awake = [replace(s, time=max(s.time, self.woke), since=max(s.since, self.woke)) for s in signs]
+        return diagnose(awake, now, deaths)
+
+
+def diagnose(signs: Sequence[Sign], now: float, deaths: Mapping[int, int] | None = None) -> str | None:
     """Which rank keeps the others from going on, and how; None if none does.
 
-    `deaths` are processes in the order in which they ended, as far as that is known.
+    `deaths` tells of processes when they ended, as far as that is known.
     """
+    deaths = deaths or {}
     signs = [s for s in signs if not s.done]
     dead = [s for s in signs if s.host == socket.gethostname() and not _lives(s.pid)]
     if dead:  # the launcher ends the others too, while they wait for the first
-        first = min(dead, key=lambda s: (deaths.index(s.pid) if s.pid in deaths else len(deaths), s.waits))
+        first = min(dead, key=lambda s: (deaths.get(s.pid, math.inf), s.waits))
         return f"rank {first.rank} (process {first.pid}) has died"
     for sign in signs:
         if now - sign.time > STALE:
