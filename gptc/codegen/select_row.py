@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
+from gptc.codegen.exponentials import share
 from gptc.codegen.kernel import Call, KernelSpec, Scratch, ceil_div
 from gptc.codegen.loops import Extents, table_accesses
 from gptc.codegen.operands import ELEMENT, ROW, Operand, RegionCode, Result, write
@@ -28,13 +30,16 @@ OPERATOR = {"row_sum": "+", "row_mean": "+", "row_max": "max"}
 
 def select_row(node: Node, target: Target) -> Call:
     """The call for a `row` region.  Results are contiguous; operands may be strided or broadcast."""
+    op = node.op
+    assert isinstance(op, Row)
+    if target.name == "c":
+        node = replace(node, op=replace(op, body=share(op.body)))
     code = RegionCode(node, identifiers(target.template("row")) | {"j", "at"})
     accesses = table_accesses([o.pointer for o in code.operands], code.space, [o.strides for o in code.operands], 1)
     code.place(accesses)
     rows, cols = math.prod(map(int, code.space[:-1])), int(code.space[-1])
     extents: Extents = (("rows", rows), ("cols", cols))
-    assert isinstance(node.op, Row)
-    sums = [code.results[i] for i in node.op.sums]
+    sums = [code.results[i] for i in op.sums]
     full = [r for r in code.results if int(r.tensor.type.shape[-1]) == cols and r not in sums]
     shapes = ["[rows, cols]" if r in full else "[cols]" if r in sums else "[rows]" for r in code.results]
     if sums:
