@@ -76,6 +76,7 @@ class Flags:
             parser=choice("nccl", "host"),
         ),
     ] = None
+    check_ranks_every: Annotated[int, typer.Option(min=0, help="Steps between looks whether ranks agree.")] = 100
     threads: Threads = None
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")] = False
     plain: Plain = False
@@ -142,7 +143,7 @@ def _settings(flags: Flags, steps: int, folder: Path) -> TrainSettings:
     return TrainSettings(
         steps, flags.lr, eval_every=flags.val_every, eval_batches=flags.val_batches,
         score_every=flags.hellaswag_every, sample_every=flags.sample_every, overfit_batch=flags.overfit_batch,
-        save=folder / WEIGHTS,
+        check_ranks_every=flags.check_ranks_every, save=folder / WEIGHTS,
     )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ class TrainSettings:
 
     `eval_every` counts steps between evaluations (0: only after the last), each over `eval_batches` batches; so do
     `score_every` for multiple choice and `sample_every` for samples, where there are questions and a sampler.  With
-    `overfit_batch` every step learns from the batches of the first.
+    `overfit_batch` every step learns from the batches of the first.  Every `check_ranks_every` steps several ranks
+    compare their weights.
     """
 
     steps: int
@@ -36,11 +37,13 @@ class TrainSettings:
     score_every: int = 0
     sample_every: int = 0
     overfit_batch: bool = False
+    check_ranks_every: int = 0
     save: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.eval_batches < 1 or min(self.eval_every, self.score_every, self.sample_every) < 0:
-            raise InputError.of("need steps >= 1 and eval_batches >= 1; eval_every, score_every and sample_every >= 0")
+        every = self.eval_every, self.score_every, self.sample_every, self.check_ranks_every
+        if self.steps < 1 or self.eval_batches < 1 or min(every) < 0:
+            raise InputError.of("need steps >= 1, eval_batches >= 1, and no number of steps between things below 0")
 
 
 def schedule_of(artefact: Artefact, settings: TrainSettings) -> Schedule:

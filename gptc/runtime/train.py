@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gptc.errors import StorageError
+from gptc.runtime.agreement import require_agreement
 from gptc.runtime.data import Data
 from gptc.runtime.detector import Detector
 from gptc.runtime.evaluation import look, require_losses
@@ -86,6 +87,8 @@ def _train(run: Run, schedule: Schedule, detector: Detector) -> float | None:
         look(run)
         limits = detector.limits(progress.losses, progress.norms)
         run.report(step(run, schedule(progress.step), limits))
+        if run.settings.check_ranks_every and progress.step % run.settings.check_ranks_every == 0:
+            require_agreement(run.model, run.world, progress.step)
         if run.saver:
             run.saver.poll()
             if run.saver.due(progress.step):
