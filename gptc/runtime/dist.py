@@ -188,14 +188,21 @@ class MpiWorld(World):
 
         self.over = True
         set_abort_status(getattr(error, "code", 1))
-        if not self.leads:
+        if self.leads:
+            self._clear()
+        else:
             time.sleep(GRACE)
 
     def _leave(self) -> None:
         self.barrier()
         self.pulse.finish()
         self.barrier()
-        if self.own_signs and self.leads:
+        if self.leads:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove the folder of signs, if it is this job's own."""
+        if self.own_signs:
             shutil.rmtree(self.own_signs, ignore_errors=True)
 
     def _watch(self) -> None:
