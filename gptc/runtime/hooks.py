@@ -37,6 +37,7 @@ class Exchange(Averaging, Protocol):
         """The sum over the ranks, the same bits on all of them."""
 
 
+FLOAT = 4  # bytes
 POINTERS, SIZES = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64)
 AVERAGE = ctypes.CFUNCTYPE(None, POINTERS, SIZES, ctypes.c_int64)
 WAIT = ctypes.CFUNCTYPE(None, POINTERS, ctypes.c_int64)
@@ -79,3 +80,14 @@ def _dividing(exchange: Exchange, guard: Guard) -> dict[str, Any]:
         "gptc_all_gather": SHARES(lambda x, y, sizes, n: guard(lambda: exchange.gather(x[:n], y[:n], sizes[:n]))),
         "gptc_sum": SUM(lambda x: guard(lambda: exchange.sum(x)) or 0.0),
     }
+
+
+def joined(tensors: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Address and elements of float tensors, those that lie one behind another as one: each takes its own time."""
+    found: list[tuple[int, int]] = []
+    for address, size in sorted(zip(tensors, sizes, strict=True)):
+        if found and found[-1][0] + FLOAT * found[-1][1] == address:
+            found[-1] = (found[-1][0], found[-1][1] + size)
+        else:
+            found.append((address, size))
+    return found

@@ -16,6 +16,7 @@ from typing import Any
 
 from gptc.errors import StorageError, ToolMissing
 from gptc.runtime.device import driver
+from gptc.runtime.hooks import joined
 
 RING = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple"}
 """Of several ways to add, NCCL would choose by tables that change with its version.  What the user has set stays."""
@@ -75,7 +76,7 @@ class NcclExchange:
         float32, mean = self._api.DataType.Float32, self._api.RedOp.Avg
         with _told():
             self._api.group_start()
-            for tensor, size in zip(tensors, sizes, strict=True):
+            for tensor, size in joined(tensors, sizes):
                 self._api.all_reduce(tensor, tensor, size, float32, mean, self._comm, self._own.handle)
             self._api.group_end()
         done.record(self._own)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptc.runtime.device import driver
+from gptc.runtime.hooks import joined
 
 if TYPE_CHECKING:
     from gptc.runtime.dist import MpiExchange
@@ -24,9 +25,9 @@ CHUNK = 1 << 28
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Tensors on the device, and memory of the host for their numbers."""
+    """Addresses on the device with numbers of elements, and memory of the host for these."""
 
-    tensors: tuple[int, ...]
+    pieces: list[tuple[int, int]]
     staging: tuple[NDArray[np.float32], ...]
     ready: Any
     copied: Any
@@ -46,23 +47,23 @@ class StagedExchange:
 
     def average(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
         """Queue the copy of float tensors to the host, behind what the model's stream holds now."""
-        bucket = self._buckets.get(tensors[0])
-        if bucket is None or bucket.tensors != tuple(tensors):
-            bucket = self._buckets[tensors[0]] = _bucket(tensors, sizes)
+        bucket, pieces = self._buckets.get(tensors[0]), joined(tensors, sizes)
+        if bucket is None or bucket.pieces != pieces:
+            bucket = self._buckets[tensors[0]] = _bucket(pieces)
         bucket.ready.record(self._model)
         self._own.wait_for_event(bucket.ready)
-        for tensor, staging in zip(bucket.tensors, bucket.staging, strict=True):
-            driver().memcpy_dtoh_async(staging, tensor, self._own)
+        for (address, _), staging in zip(bucket.pieces, bucket.staging, strict=True):
+            driver().memcpy_dtoh_async(staging, address, self._own)
         bucket.copied.record(self._own)
 
     def wait(self, first: int) -> None:
         """Queue the copy of their means back, once they are known."""
         bucket = self._buckets[first]
         bucket.copied.synchronize()
-        for tensor, staging in zip(bucket.tensors, bucket.staging, strict=True):
+        for (address, _), staging in zip(bucket.pieces, bucket.staging, strict=True):
             with self.waiting():
                 self._host.mean(staging)
-            driver().memcpy_htod_async(tensor, staging, self._model)
+            driver().memcpy_htod_async(address, staging, self._model)
 
     def broadcast(self, address: int, size: int) -> None:
         """Fill bytes of the device with what they hold on the first rank."""
@@ -73,7 +74,7 @@ class StagedExchange:
             driver().memcpy_htod(address + start, host)
 
 
-def _bucket(tensors: Sequence[int], sizes: Sequence[int]) -> _Bucket:
-    staging = tuple(driver().pagelocked_empty(size, np.float32) for size in sizes)
+def _bucket(pieces: list[tuple[int, int]]) -> _Bucket:
+    staging = tuple(driver().pagelocked_empty(size, np.float32) for _, size in pieces)
     untimed = driver().event_flags.DISABLE_TIMING
-    return _Bucket(tuple(tensors), staging, driver().Event(untimed), driver().Event(untimed))
+    return _Bucket(pieces, staging, driver().Event(untimed), driver().Event(untimed))

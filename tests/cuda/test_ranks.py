@@ -17,6 +17,7 @@ from gptc.errors import ToolMissing
 from gptc.runtime import nccl
 from gptc.runtime.device import driver
 from gptc.runtime.dist import shared
+from gptc.runtime.hooks import joined
 from gptc.runtime.launch import LOCAL, find_launcher, local_rank
 from tests.cli.command import gptc
 from tests.cuda.ranks_job import BATCH, LENGTH
@@ -53,6 +54,11 @@ def test_ranks_that_share_a_gpu_are_named() -> None:
     assert error is not None
     assert "ranks 1 and 3 have one GPU (a GPU 0000:02 of one)" in str(error)
     assert "--collectives host" in str(error)
+
+
+def test_neighbours_travel_as_one() -> None:
+    assert joined([1000, 64, 72, 1020], [5, 2, 4, 1]) == [(64, 6), (1000, 6)]
+    assert joined([1000, 64, 76], [5, 2, 4]) == [(64, 2), (76, 4), (1000, 5)]
 
 
 @pytest.mark.parametrize("name", LOCAL)
