@@ -134,7 +134,8 @@ def reduced(fn: str, x: Bounded, space: Sequence[int]) -> Bounded:
     total = summed(Bounded(value, error), (value.ndim - 1,))
     total = Bounded(np.expand_dims(total.value, -1), np.expand_dims(total.error, -1))
     n = value.shape[-1]
-    return total if fn == "row_sum" else Bounded(total.value / n, total.error / n).rounded(1)
+    # A mean is a quotient, or on a GPU a product with 1 / n.
+    return total if fn == "row_sum" else Bounded(total.value / n, total.error / n).rounded(2)
 
 
 def summed(x: Bounded, axes: tuple[int, ...]) -> Bounded:

@@ -93,7 +93,7 @@ def test_sums_count_their_terms() -> None:
     assert total.value.tolist() == [-300.0, -300.0]
     assert total.error == pytest.approx(100 * U * 300)
     mean = reduced("row_mean", x, (2, 100))
-    assert mean.error == pytest.approx(100 * U * 3 + U * 3)
+    assert mean.error == pytest.approx(100 * U * 3 + 2 * U * 3)
     a = Bounded(np.full((2, 3), 2.0), np.full((2, 3), 0.1))
     b = Bounded.exact(np.full((3, 4), 5.0))
     assert product(a, b).error == pytest.approx(3 * 0.1 * 5 + 4 * U * 3 * 2.1 * 5)

@@ -60,6 +60,8 @@ class _Passes:
 
     keeps: ClassVar[bool]
     """Whether a costly value waits in a buffer for the pass that needs it again, or is computed again."""
+    mean: ClassVar[str] = "/= cols"
+    """What makes the mean of a row from its sum."""
 
     def __init__(self, code: RegionCode, full: list[Result], sums: list[Result]) -> None:
         self.code = code
@@ -94,7 +96,7 @@ class _Passes:
         """One loop, with what comes before and after it."""
         stored = () if phase.reductions else self.last
         before = [*before, *(f"float {self.code.local(s.result)} = {START[s.fn]};" for s in phase.reductions)]
-        after = [f"{self.code.local(s.result)} /= cols;" for s in phase.reductions if s.fn == "row_mean"]
+        after = [f"{self.code.local(s.result)} {self.mean};" for s in phase.reductions if s.fn == "row_mean"]
         text = {"before": before, "after": after} | self.joined(phase, after)
         return text | self.elements(row, phase, stored)
 
@@ -169,6 +171,7 @@ class _CudaPasses(_Passes):
     """
 
     keeps = False
+    mean = "*= 1.0f / cols"  # every thread divides: a number that is the same for all rows, and known early
 
     def __init__(self, code: RegionCode, full: list[Result], sums: list[Result], cols: int, target: Target) -> None:
         super().__init__(code, full, sums)
