@@ -6,23 +6,26 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from gptc.codegen.gpu_probe import gpu_probe
 from gptc.codegen.render import contract, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import CUDA_FLAGS, Target, describe_cuda
 from gptc.compiler import Compiled, Request, compile_model
 from gptc.errors import InputError, ToolMissing
 from gptc.ir.body import body
+from gptc.ir.graph import Node
+from gptc.ir.ops.collective import AllReduceBegin, AllReduceEnd
 from gptc.ir.ops.region import Row
 from gptc.options import Options
 from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
-from tests.codegen.native import region
+from tests.codegen.native import apply, region
 from tests.codegen.regions import REGIONS
 from tests.conftest import TINY
 
@@ -33,7 +36,11 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is no
 
 def kernels() -> dict[str, str]:
     """The kernels of regions that stress each template."""
-    calls = [select(node, CUDA) for node in REGIONS.values()]
+    return rendered(REGIONS.values())
+
+
+def rendered(nodes: Iterable[Node]) -> dict[str, str]:
+    calls = [select(node, CUDA) for node in nodes]
     return {c.kernel.name: render_kernel(CUDA, c.kernel, [c.kernel.name]) for c in calls if c is not None}
 
 
@@ -83,7 +90,8 @@ def test_the_floor_compiles(nano: Callable[[str], Compiled]) -> None:
 
 @needs_nvcc
 def test_every_region_compiles(tmp_path: Path) -> None:
-    texts = kernels()
+    exchanges = [apply(kind(tensors=2), "f32[3]", "f32[2,5]") for kind in (AllReduceBegin, AllReduceEnd)]
+    texts = kernels() | rendered(exchanges) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
     files = {f"include/{name}.cuh": render(f"cuda/{name}.cuh") for name in ("launch", "support")}
     files |= {f"kernels/{name}.cu": text for name, text in texts.items()}
     files["programs/kernels.cu"] = render("cuda/program/kernels.cu", kernels=sorted(texts))
