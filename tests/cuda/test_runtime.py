@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 
 from gptc.compiler import Compiled, Request, build_model, compile_model
-from gptc.errors import InputError, ToolMissing
+from gptc.errors import InputError, NumericsError, ToolMissing
 from gptc.options import Options
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
 from gptc.runtime.cuda import CudaModel, check_gpu
+from gptc.runtime.data import Data
 from gptc.runtime.device import Gpu, driver
 from gptc.runtime.init import initialise
+from gptc.runtime.loader import Loader
 from gptc.runtime.model import load_model
+from gptc.runtime.settings import TrainSettings
+from gptc.runtime.shard import Memory
+from gptc.runtime.train import train
 from tests.conftest import TINY
 
 
@@ -74,6 +79,22 @@ def test_steps_agree_with_c(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     losses = {target: steps(target, tmp_path, cache) for target in ("c", "cuda")}
     np.testing.assert_allclose(losses["cuda"], losses["c"], rtol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is None or not has_device(), reason="no CUDA device")
+def test_numbers_that_end_on_a_device(tmp_path: Path) -> None:
+    """Scores that no float32 holds: the update is skipped, to the bit, and tensor, op and line are named."""
+    cache = Cache(tmp_path / "cache")
+    compiled = compile_model(Request(TINY, Options(target="cuda")), tmp_path, cache)
+    model = load_model(compiled.artefact, build_model(compiled, cache).library)
+    initialise(model)
+    model["h.0.qkv.w"][...] = 1e20 * np.sign(np.asarray(model["h.0.qkv.w"]))
+    before = [model.segment(name).tobytes() for name in ("params", "state")]
+    dims = compiled.artefact.manifest.dims
+    loader = Loader([Memory((np.arange(2000) % dims["V"]).astype(np.uint16))], dims["B"], dims["T"], dims["V"])
+    with pytest.raises(NumericsError, match=r"tiny.yaml:\d+:\d+: error: step 1: .* not finite is h.0.*\n.*\n.*kernel"):
+        train(model, Data("numbers", loader, loader), TrainSettings(1))
+    assert [model.segment(name).tobytes() for name in ("params", "state")] == before
 
 
 def steps(target: str, folder: Path, cache: Cache) -> list[float]:

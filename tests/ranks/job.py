@@ -47,9 +47,31 @@ def train(world: World, folder: Path, seed: int, shards: int) -> dict[str, Any]:
         model["lr"][...], model["step"][...] = 1e-3, step + 1
         model.run("step")
         losses.append(*world.mean(float(model["loss"])))
-    weights = hashlib.sha256(model.segment("params").data).hexdigest()
     norm = float(model["norm"])
-    return {"rank": world.rank, "size": world.size, "weights": weights, "losses": losses, "norm": norm}
+    found = {"rank": world.rank, "size": world.size, "weights": weights(model), "losses": losses, "norm": norm}
+    return found | skips(model, world)
+
+
+def skips(model: CpuModel, world: World) -> dict[str, Any]:
+    """Three steps on the last batch with limits twice just below and once just above the mean loss: which were made.
+
+    The losses of the ranks lie on both sides of the limits, so that ranks which decided for themselves would part.
+    """
+    model.run("evaluate")
+    own = float(model["loss"])
+    (mean,) = world.mean(own)
+    moved = []
+    for share in (0.999, 0.999, 1.001):
+        before = weights(model)
+        model["max_loss"][...] = share * mean
+        model.run("step")
+        assert (weights(model) == before) == (float(model["clip_scale"]) == 0)
+        moved.append(weights(model) != before)
+    return {"moved": moved, "shares": [float(each) for each in world.gather(str(own / mean))]}
+
+
+def weights(model: CpuModel) -> str:
+    return hashlib.sha256(model.segment("params").data).hexdigest()
 
 
 if __name__ == "__main__":
