@@ -331,7 +331,7 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
 
 def _factor(node: Node) -> float:
     """Roundoff units of a factor that attention computes, which tensor cores take in the format of their operands."""
-    return 2.0**16 if node.operands[1].type.dtype is DType.bf16 else 0
+    return {DType.bf16: 2.0**16, DType.f16: 2.0**13}.get(node.operands[1].type.dtype, 0)
 
 
 def _stored(y: Bounded, kind: TensorType) -> Bounded:

@@ -77,7 +77,7 @@ COMPILE: dict[str, tuple[Any, Any]] = {
     "march": _option(str, "--march", "Instruction set, as the compiler spells it.", "native"),
     "compiler": _option(str, "--compiler", "C compiler.", "cc", envvar="CC"),
     "precision": _option(str, "--precision", "Of products; inference also keeps weights in it, int8 only there.", "f32",
-                         parser=choice("f32", "bf16", "int8")),
+                         parser=choice("f32", "bf16", "f16", "int8")),
     "remat": _option(str, "--remat", "Computed again, not kept: none, cheap, block, block:N or budget=SIZE.", "none",
                      parser=_remat, metavar="LEVEL"),
     "plan": _option(str, "--plan", "best: share memory. naive: a place for each tensor.", "best",

@@ -74,7 +74,7 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
     plans = [plan_json(program, arena) for program, arena in zip(programs, memory.arenas, strict=True)]
     files = _support(facts) | {
         "graph.gir": print_graphs(program.graph for program in programs),
-        "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes()),
+        "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes(), f16=facts.options.precision == "f16"),
         "include/model.h": _model_h(facts),
         "plan.json": to_json({"segments": dict(memory.segments), "programs": plans}),
     }

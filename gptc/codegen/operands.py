@@ -26,8 +26,11 @@ from gptc.ir.types import DType
 
 FUNCTION, ROW, ELEMENT = range(3)
 
-CTYPES = {DType.f32: "float", DType.bf16: "uint16_t", DType.i32: "int32_t", DType.i8: "int8_t", DType.u8: "uint8_t"}
-"""How an element lies in memory; bf16 is the upper half of a float's bits."""
+CTYPES = {
+    DType.f32: "float", DType.bf16: "uint16_t", DType.f16: "f16", DType.i32: "int32_t", DType.i8: "int8_t",
+    DType.u8: "uint8_t",
+}  # fmt: skip
+"""How an element lies in memory; bf16 is the upper half of a float's bits, f16 a type of CUDA."""
 
 
 def ctype(dtype: DType) -> str:
@@ -84,14 +87,15 @@ class Result:
 
 def read(dtype: DType, element: str) -> Expr:
     """An element in memory as a scalar."""
-    if dtype is DType.bf16:
-        return Expr(f"gptc_from_bf16({element})")
+    if dtype in (DType.bf16, DType.f16):
+        return Expr(f"gptc_from_{dtype}({element})")
     return Expr(element, ATOM, "float" if dtype.is_float else "int")
 
 
 def write(dtype: DType, element: str, value: Expr) -> str:
     """The statement that stores a scalar."""
-    return f"{element} = {f'gptc_to_bf16({value.unrounded or value.text})' if dtype is DType.bf16 else value.text};"
+    rounded = dtype in (DType.bf16, DType.f16)
+    return f"{element} = {f'gptc_to_{dtype}({value.unrounded or value.text})' if rounded else value.text};"
 
 
 def live(body: Body) -> list[Stmt]:

@@ -32,7 +32,7 @@ class Expr:
     level: int = ATOM
     kind: str = "float"
     unrounded: str = ""
-    """Of a number rounded to bf16: the text of what it was before, for a store that rounds it by itself."""
+    """Of a number rounded to bf16 or f16: the text of what it was before, for a store that rounds it by itself."""
 
     def at(self, level: int) -> str:
         """The text, in parentheses unless it binds at least as tightly as `level`."""
@@ -71,6 +71,7 @@ CALLS = {
     "sqrt": "sqrtf",
     "abs": "fabsf",
     "round_bf16": "gptc_round_bf16",
+    "round_f16": "gptc_round_f16",
 }
 COMPARISONS = ("lt", "le", "eq")
 READ_TWICE = ("maximum", "minimum", "sign", "row_max")
@@ -95,7 +96,7 @@ def spell(stmt: Stmt, argument: Callable[[str], Expr]) -> Expr:
     if stmt.fn in INFIX:
         return _infix(stmt.fn, args[0], args[1])
     if stmt.fn in CALLS:
-        return Expr(f"{CALLS[stmt.fn]}({args[0].text})", unrounded=args[0].text if stmt.fn == "round_bf16" else "")
+        return Expr(f"{CALLS[stmt.fn]}({args[0].text})", unrounded=args[0].text if stmt.fn.startswith("round") else "")
     if stmt.fn in _SPECIAL:
         return _SPECIAL[stmt.fn](*args)
     raise InternalError.of(f"scalar function {stmt.fn!r} has no spelling in C")

@@ -29,11 +29,11 @@ def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
     op = node.op
     assert isinstance(op, Gemm)
     a, b = (v.type for v in node.operands[:2])
-    if a.dtype not in (DType.f32, DType.bf16):
+    if a.dtype not in (DType.f32, DType.bf16, DType.f16):
         raise InternalError.of(f"target {target.name} multiplies no {a}", node.span)
     product = op.product([v.type for v in node.operands])
     form = Product.of(a, b, product, op.trans_a, op.trans_b)
-    if target.name == "cuda" and a.dtype is DType.bf16:
+    if target.name == "cuda" and a.dtype is not DType.f32:
         return _on_tensor_cores(node, form, product, target, plan)
 
     few = form.rows_of_few if target.name == "c" else 0
@@ -61,9 +61,10 @@ def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Tar
     code = _Epilogue(node, product, form, frozenset().union(*map(identifiers, templates)), loaded=True)
     like_c = [v for _, access, v in code.inputs if access == "full"]
     m, n, k, lda, ldb, ldc, batch0, batch1, *apart = form.sizes
+    narrow = node.operands[0].type.dtype
     work = Matmul(
         m, n, k, form.trans_a, form.trans_b, (lda, ldb, ldc), tuple(apart) if batch0 * batch1 > 1 else (),
-        sum(v.type.dtype is DType.bf16 for v in node.results), sum(v.type.dtype is DType.bf16 for v in like_c),
+        sum(v.type.dtype is narrow for v in node.results), sum(v.type.dtype is narrow for v in like_c),
         begin_aligned((*node.operands, *node.results), plan),
     )  # fmt: skip
     choice = work.choose(target.march)
@@ -75,14 +76,15 @@ def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Tar
         splits, partial = work.split(choice)
         memory = (Scratch(partial),) if choice.params["split"] else ()
         sizes = (*form.sizes[:6], splits, work.sweep())
-    kinds = {DType.f32: "float", DType.bf16: "bf16"}
-    values = [(name, value.unrounded or value.text) if v.type.dtype is DType.bf16 else (name, value.text)
+    kinds = {DType.f32: "float", narrow: str(narrow)}
+    values = [(name, value.unrounded or value.text) if v.type.dtype is narrow else (name, value.text)
               for name, output, v in code.results for value in (code.block.values[output],)]  # fmt: skip
     spec = KernelSpec(
         choice.template,
         stem(node, form.name),
         {
             **choice.params,
+            "dtype": str(narrow),
             "trans_a": form.trans_a,
             "trans_b": form.trans_b,
             "inputs": [{"name": n, "ctype": kinds[v.type.dtype], "access": access} for n, access, v in code.inputs],

@@ -79,6 +79,8 @@ def target_for(options: Options) -> Target:
     if options.precision == "int8" and (cuda or options.mode == "train"):
         message = "target cuda has no kernels for weights in 8 bits" if cuda else "weights in 8 bits cannot be trained"
         raise InputError.of(message, None, "use --precision f32" if cuda else "int8 is for inference")
+    if options.precision == "f16" and not cuda:
+        raise InputError.of("target c has no kernels for f16", None, "use --precision bf16, or --target cuda")
     if options.precision == "bf16" and not target.bf16:
         message = f"-march={options.march} has no instruction that multiplies bf16 (AVX512_BF16)"
         raise InputError.of(message, None, "use --precision f32")

@@ -1,4 +1,4 @@
-"""Which kernel multiplies bf16 on a GPU, and how its work is cut.
+"""Which kernel multiplies bf16 or f16 on a GPU, and how its work is cut.
 
 Hopper's kernels (`matmul_sm90`, `attention_sm90`) read rows that begin at multiples of 16 bytes; those of the floor,
 sm_80, take any matrix but the same heads; what both refuse is computed on the ordinary units.  The numbers were
@@ -28,7 +28,7 @@ LONGEST_BLOCK = 64
 COLUMN_COST = {192: 1.0, 128: 1.1}
 """Width of a tile -> time of a column: a narrow tile reads its rows for fewer columns."""
 PACKET = 8
-"""Elements of bf16 in the 16 bytes that copies move."""
+"""Elements of 16 bits in the 16 bytes that copies move."""
 
 Plan = Mapping[str, Placement]
 """Where values lie; one without a place begins a storage of its own, which is aligned."""
@@ -85,9 +85,9 @@ class Matmul:
     apart: tuple[int, ...]
     """Elements between the products of a batch; empty when there is one."""
     staged: int
-    """bf16 results."""
+    """Results of 16 bits."""
     fetched: int
-    """bf16 inputs like C."""
+    """Inputs like C of 16 bits."""
     aligned: bool
     """Whether all matrices begin at multiples of 16 bytes."""
 
@@ -163,16 +163,17 @@ def begin_aligned(values: Iterable[Value], plan: Plan) -> bool:
 
 def choose_attention(kernel: str, size: int, dtype: DType, aligned: bool, march: str) -> Choice:
     """`attention` or `attention_grad` for heads of `size` elements."""
-    if dtype is not DType.bf16:
+    if dtype is DType.f32:
         return Choice(f"{kernel}_f32", {"ctype": "float"})
     if size % 16 or size > 128 or not aligned:
         why = f"heads of {size} elements" if aligned else "heads that do not begin at multiples of 16 bytes"
-        return Choice(f"{kernel}_f32", {"ctype": "bf16"}, f"computed without tensor cores: they do not take {why}")
+        return Choice(f"{kernel}_f32", {"ctype": str(dtype)}, f"computed without tensor cores: they do not take {why}")
     wide = size > 64
     if march != HOPPER:
         blocks = {"KEYS": 32, "QUERIES": 32} if wide else {"KEYS": 64, "QUERIES": 64}
-        return Choice(kernel, {"WARPS": 4, **blocks} if kernel == "attention_grad" else {"WARPS": 4, "KEYS": 64})
-    return Choice(f"{kernel}_sm90", ATTENTION_SM90[kernel, wide])
+        blocks = blocks if kernel == "attention_grad" else {"KEYS": 64}
+        return Choice(kernel, {"dtype": str(dtype), "WARPS": 4, **blocks})
+    return Choice(f"{kernel}_sm90", {"dtype": str(dtype)} | ATTENTION_SM90[kernel, wide])
 
 
 ATTENTION_SM90: dict[tuple[str, bool], dict[str, object]] = {

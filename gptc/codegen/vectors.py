@@ -79,7 +79,7 @@ class Vectors:
         before, inside, after = [], [], []
         for result in results:
             dtype, array, value = result.tensor.type.dtype, self.stored[result.pointer], block.values[result.value]
-            text = value.unrounded or value.text if dtype is DType.bf16 else value.text
+            text = value.unrounded or value.text if dtype in (DType.bf16, DType.f16) else value.text
             before.append(f"{'float' if dtype.is_float else 'int32_t'} {array}[VEC];")
             inside.append(f"{array}[e] = {text};")
             after.append(f"gptc_store({result.pointer} + {index}, {array});")

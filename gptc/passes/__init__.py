@@ -95,7 +95,7 @@ def pipelines(options: Options, training: Training, caches: bool = False) -> dic
     """
     check(options, training)
     stored = stores(options, training)
-    copied = options.precision == "bf16" and not stored
+    copied = options.precision in ("bf16", "f16") and not stored
     refresh = {"refresh": refresh_copies(options, training)} if copied else {}
     if options.mode == "infer":
         if not caches:
@@ -155,7 +155,7 @@ def train(options: Options, update: Update, stored: bool) -> Pipeline:
     """From a model to the gradients of its loss and what becomes of them."""
     return (
         *recognise(options),
-        Differentiate(1 / options.micro_steps),  # before precision: derivatives are of the mathematical graph
+        Differentiate(1 / options.micro_steps, scaled=options.precision == "f16"),  # before precision: derivatives are of the mathematical graph
         *round_off(options, stored),
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
         *compute(options, (*rematerialise(options.remat), *exchange(options))),
@@ -252,5 +252,7 @@ def exchange(options: Options) -> Pipeline:
 
 def optimizer(part: Part, options: Options, training: Training) -> Update:
     """The update that `training` asks for."""
-    kind, rounding = training.optimizer, training.rounding
-    return Update(part, kind, clip=training.clip, rounding=rounding, ranks=options.ranks, **training.rates)
+    return Update(
+        part, training.optimizer, clip=training.clip, rounding=training.rounding, scaled=options.precision == "f16",
+        ranks=options.ranks, **training.rates,
+    )  # fmt: skip

@@ -25,17 +25,21 @@ from gptc.passes.manager import Context, UserFault
 
 GRADIENT = "grad:"
 """Prefix of the outputs that hold gradients."""
+LOSS_SCALE = "loss_scale"
+"""Input: a factor on all gradients until the update."""
 
 
 @dataclass(frozen=True)
 class Differentiate:
-    """Gradients of `loss` with respect to every parameter, times `seed`."""
+    """Gradients of `loss` with respect to every parameter, times `seed` and, where they are `scaled`, a loss scale."""
 
     name: ClassVar[str] = "differentiate"
     stages: ClassVar[tuple[str, str]] = ("built", "differentiated")
 
     seed: float = 1.0
     """The gradient of the loss itself."""
+    scaled: bool = False
+    """Times the input `loss_scale`, which lifts small gradients into the range of f16 (Micikevicius et al. 2018)."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         loss = _loss(graph)
@@ -43,7 +47,8 @@ class Differentiate:
         _check_rules(path)
         b = extend(graph)
         tape = _Tape(b, wanted={v.name for n in (*parameters(graph).values(), *path) for v in n.results})
-        tape.add(loss, b.scalar(self.seed, loss.type.dtype))
+        seed = b.scalar(self.seed, loss.type.dtype)
+        tape.add(loss, b.mul(seed, b.input(key=LOSS_SCALE, label=LOSS_SCALE)) if self.scaled else seed)
         for node in reversed(path):
             context.node = node
             with b.place(node.span, f"d {node.origin}".rstrip()):

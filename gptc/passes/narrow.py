@@ -2,7 +2,7 @@
 
 Reads:    a graph at stage `fused`, after `fuse`: now it is known which values reach memory.
 Leaves:   the same stage.
-Does:     under `bf16`, let regions store f32 activations as bf16 where only regions read them.  Inside a region values
+Does:     under `bf16` and `f16`, let regions store f32 activations as such where only regions read them.  Inside a region values
           stay f32, so each is rounded once, when it is stored; what a region stored twice, as it is and rounded for a
           product, it stores once.
 Does not: touch statistics, scalars, sums over rows (gradients of biases and norms), what the optimizer reads, or what
@@ -35,10 +35,10 @@ class Narrow:
     stages: ClassVar[tuple[str, str]] = ("fused", "fused")
 
     policy: str = "f32"
-    """`f32`: nothing; `bf16`: activations are stored as bf16."""
+    """`f32`: nothing; `bf16`, `f16`: activations are stored as such."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        return _Narrowing(graph, context, DType.bf16).run() if self.policy == "bf16" else graph
+        return _Narrowing(graph, context, DType(self.policy)).run() if self.policy in ("bf16", "f16") else graph
 
 
 class _Narrowing:

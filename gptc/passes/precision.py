@@ -1,7 +1,7 @@
 """The policy of number formats becomes explicit casts.
 
 Reads:    a graph at stage `differentiated`, or `built` when nothing is trained.       Leaves: stage `precise`.
-Does:     under `bf16`, matmul and attention, forward and backward, read bf16 and sum in f32.  A tensor is cast once
+Does:     under `bf16` and `f16`, matmul and attention, forward and backward, read that and sum in f32.  A tensor is cast once
           for all its readers, before it is split or transposed for them, so that the kernel that makes it can store it
           rounded.  What attention returns is rounded too, and is moved about as it is.  The sum over rows of what a
           product reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.
@@ -37,14 +37,14 @@ class Precision:
     stages: ClassVar[tuple[str, str]] = ("differentiated", "precise")
 
     policy: str = "f32"
-    """`f32`, `int8`, or `bf16`: narrow operands for the products, f32 for everything else."""
+    """`f32`, `int8`, or `bf16` and `f16`: narrow operands for the products, f32 for everything else."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if self.policy in ("f32", "int8"):
             return graph.at("precise")
-        if self.policy != "bf16":
-            raise UserFault.of(f"no precision policy is called {self.policy!r}; there are f32, bf16 and int8")
-        return _Casting(graph, context, DType.bf16).run()
+        if self.policy not in ("bf16", "f16"):
+            raise UserFault.of(f"no precision policy is called {self.policy!r}; there are f32, bf16, f16 and int8")
+        return _Casting(graph, context, DType(self.policy)).run()
 
 
 class _Casting:

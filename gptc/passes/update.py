@@ -25,10 +25,10 @@ from typing import ClassVar, Literal
 
 from gptc.ir.build import Builder, extend
 from gptc.ir.graph import Graph, Node, Value
-from gptc.ir.ops.leaf import Buffer
+from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.types import DType
 from gptc.passes.copies import SEEDS, copies, last_seeds, streams
-from gptc.passes.differentiate import GRADIENT, parameters
+from gptc.passes.differentiate import GRADIENT, LOSS_SCALE, parameters
 from gptc.passes.manager import Context
 from gptc.passes.optimizers import OPTIMIZERS, Parameter
 
@@ -53,6 +53,8 @@ class Update:
     """Largest global norm of the gradients; 0 leaves them as they are."""
     rounding: str = "nearest"
     """Of parameters and copies in bf16: `nearest` or `stochastic`."""
+    scaled: bool = False
+    """Gradients come times the input `loss_scale`; the norm and what the optimizer sees do not."""
     ranks: bool = False
     """Average the gradients over the ranks of a job first."""
 
@@ -108,13 +110,19 @@ class Update:
             with b.place(node.span, f"update {key}"):
                 squares.append(b.sum_squares(grads[key], label=f"{node.name}.squares"))
         with b.place(None, "clip"):
-            norm = b.global_norm(*squares, label="norm")
+            norm = b.global_norm(*squares, label="norm.scaled" if self.scaled else "norm")
+            if self.scaled:
+                loss_scale = _loss_scale(b)
+                norm = b.div(norm, loss_scale, label="norm")
             # A limit of infinity never clips, and spares a second form of the update.
             scale = b.clip_scale(norm, limit=self.clip or math.inf)
             for name, value in ({"max_norm": norm} | ({"max_loss": loss} if loss else {})).items():
                 scale = b.skip_above(scale, value, b.input(key=name, label=name))
         b.output("norm", norm)
         b.output("clip_scale", scale)
+        if self.scaled:
+            with b.place(None, "clip"):
+                scale = b.div(scale, loss_scale, label="unscale")
         rule, names = OPTIMIZERS[self.optimizer]
         for key, node in params.items():
             assert isinstance(node.op, Buffer)
@@ -143,6 +151,13 @@ class Update:
             b.output(SEEDS, seeds)
         narrow = {key for key, node in params.items() if key in rounded or node.results[0].type.dtype is DType.bf16}
         return {key: seed for key, seed in streams(b, params, seeds).items() if key in narrow}
+
+
+def _loss_scale(b: Builder) -> Value:
+    """The input that the backward pass has, or that of a program without one."""
+    found = (n.results[0] for n in b.nodes if isinstance(n.op, Input) and n.op.key == LOSS_SCALE)
+    value: Value = next(found, None) or b.input(key=LOSS_SCALE, label=LOSS_SCALE)
+    return value
 
 
 def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
