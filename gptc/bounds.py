@@ -36,6 +36,8 @@ TINY = 2.0**-120
 """What flushing an exponential or a subnormal to zero may cost, with room for the products that follow."""
 ROUND = {DType.bf16: 2.0**-8, DType.f16: 2.0**-11}
 """Relative rounding of a store; that of f32 is part of the last step, and whole numbers are exact."""
+SUBNORMAL = {DType.f16: 2.0**-25}
+"""Absolute rounding of a store below 2^-14; the others have no such numbers where it would show."""
 UNITS = {"exp": 4, "log": 2, "tanh": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
          "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
          "round_bf16": 2.0**16, "round_f16": 2.0**13, "noise": 0, "stochastic_bf16": 2.0**16}  # fmt: skip
@@ -119,7 +121,8 @@ def step(fn: str, args: Sequence[Bounded], space: Sequence[int]) -> Bounded:
     value = np.asarray(SCALARS[fn].numpy(*(a.value for a in args)))
     spread = PROPAGATE.get(fn, _same)
     error = np.broadcast_to(np.asarray(spread(value, args), np.float64), value.shape)
-    floor = 1e-6 if fn == "gelu" else 0.0  # support.h promises no relative accuracy where gelu underflows
+    # support.h promises no relative accuracy where gelu underflows
+    floor = {"gelu": 1e-6, "round_f16": SUBNORMAL[DType.f16]}.get(fn, 0.0)
     units: float | Array = UNITS.get(fn, 1)
     if fn in GROWTH:
         units = units + GROWTH[fn] * np.minimum(np.abs(args[0].value), LARGEST)
@@ -340,5 +343,5 @@ def _stored(y: Bounded, kind: TensorType) -> Bounded:
     if not kind.dtype.is_float:
         value = value.astype(kind.dtype.numpy)  # random bits wrap
     if rounding := ROUND.get(kind.dtype):
-        error = error + rounding * (np.abs(value) + error)
+        error = error + rounding * (np.abs(value) + error) + SUBNORMAL.get(kind.dtype, 0.0)
     return Bounded(value, error + TINY)

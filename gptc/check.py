@@ -39,6 +39,8 @@ SPREAD = 0.02
 """Standard deviation of what is added to biases and gains."""
 TRAINING_RATE = 1e-3
 """Learning rate of the steps that are compared: any will do."""
+LOSS_SCALE = 1024.0
+"""Factor on gradients in f16: a power of two."""
 
 
 @dataclass
@@ -119,7 +121,7 @@ def _perturb(model: Model) -> None:
 def _set_inputs(model: Model, number: int, first: bool) -> None:
     """Random tokens, another batch each time.  A prompt begins at position 0; each `decode` takes the next position."""
     random = Mt19937(number)
-    values = {"lr": TRAINING_RATE, "step": 1.0 + number // 3, "first": float(first)}
+    values = {"loss_scale": LOSS_SCALE, "lr": TRAINING_RATE, "step": 1.0 + number // 3, "first": float(first)}
     dims, ports = model.artefact.manifest.dims, {port.name: port for port in model.artefact.manifest.io}
     if "position" in ports:
         prompt = ports["positions"].shape[0]

@@ -155,7 +155,9 @@ def train(options: Options, update: Update, stored: bool) -> Pipeline:
     """From a model to the gradients of its loss and what becomes of them."""
     return (
         *recognise(options),
-        Differentiate(1 / options.micro_steps, scaled=options.precision == "f16"),  # before precision: derivatives are of the mathematical graph
+        Differentiate(
+            1 / options.micro_steps, scaled=options.precision == "f16"
+        ),  # before precision: derivatives are of the mathematical graph
         *round_off(options, stored),
         update,  # before simplify: the gradients of a tied parameter meet in one scatter
         *compute(options, (*rematerialise(options.remat), *exchange(options))),

@@ -2,9 +2,9 @@
 
 Reads:    a graph at stage `fused`, after `fuse`: now it is known which values reach memory.
 Leaves:   the same stage.
-Does:     under `bf16` and `f16`, let regions store f32 activations as such where only regions read them.  Inside a region values
-          stay f32, so each is rounded once, when it is stored; what a region stored twice, as it is and rounded for a
-          product, it stores once.
+Does:     under `bf16` and `f16`, let regions store f32 activations as such where only regions read them.  Inside a
+          region values stay f32, so each is rounded once, when it is stored; what a region stored twice, as it is and
+          rounded for a product, it stores once.
 Does not: touch statistics, scalars, sums over rows (gradients of biases and norms), what the optimizer reads, or what
           leaves the graph.
 

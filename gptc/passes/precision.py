@@ -1,10 +1,11 @@
 """The policy of number formats becomes explicit casts.
 
 Reads:    a graph at stage `differentiated`, or `built` when nothing is trained.       Leaves: stage `precise`.
-Does:     under `bf16` and `f16`, matmul and attention, forward and backward, read that and sum in f32.  A tensor is cast once
-          for all its readers, before it is split or transposed for them, so that the kernel that makes it can store it
-          rounded.  What attention returns is rounded too, and is moved about as it is.  The sum over rows of what a
-          product reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored twice.
+Does:     under `bf16` and `f16`, matmul and attention, forward and backward, read that and sum in f32.  A tensor is
+          cast once for all its readers, before it is split or transposed for them, so that the kernel that makes it can
+          store it rounded.  What attention returns is rounded too, and is moved about as it is.  The sum over rows
+          of what a product reads, the gradient of a bias, is of the rounded numbers, so that they need not be stored
+          twice.
           Under `f32`, nothing; nor under `int8`, which is the business of `quantise`.
 Does not: touch products, statistics, softmax, losses, other sums, the residual stream, gradients handed to the
           optimizer, or the parameters themselves, which all stay f32.

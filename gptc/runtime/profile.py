@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gptc.errors import InputError, NumericsError
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.init import fill
+from gptc.runtime.loss_scale import FIRST
 from gptc.runtime.model import Model
 
 FEWEST = 3
@@ -133,7 +134,7 @@ class TrainingStep:
         """Run it; `run` does so with each program, unless the model shall."""
         self.number += 1
         for index, program in enumerate(self.programs):
-            scalars = {"lr": self.lr, "step": float(self.number), "first": float(index == 0)}
+            scalars = {"lr": self.lr, "step": float(self.number), "first": float(index == 0), "loss_scale": FIRST}
             for name in self.model.artefact.program(program).inputs:
                 if name in scalars:
                     self.model[name][...] = scalars[name]

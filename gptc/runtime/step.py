@@ -11,6 +11,7 @@ from gptc.runtime.culprit import RATE, explained
 from gptc.runtime.detector import Limits
 from gptc.runtime.events import Skipped, Step
 from gptc.runtime.loader import Batch
+from gptc.runtime.loss_scale import LOSS_SCALE
 from gptc.runtime.model import Model
 from gptc.runtime.run import Run
 
@@ -22,19 +23,23 @@ def step(run: Run, lr: float, limits: Limits) -> Step:
     """One update over `micro_steps` batches.  Until the update itself, nothing that lasts has changed.
 
     The program skips it where the loss or the norm is above its limit.  Raises NumericsError where one is not finite;
-    then it is skipped too.
+    then it is skipped too.  A norm that is not finite only makes a loss scale smaller, where the model takes one.
     """
     began = time.perf_counter()
     progress = run.progress
     loss, norm = _compute(run, lr, limits)
+    overflow = math.isfinite(loss) and not math.isfinite(norm) and progress.loss_scale.blamed(run.model.artefact)
     for what, value in (("loss", loss), ("gradient norm", norm)):
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not overflow:
             message = f"step {progress.step + 1}: the {what} is {value}"
             raise explained(run.model, run.world, message, lambda: _compute(run, lr, limits))
     if float(run.model["clip_scale"]) == 0:
-        run.report(Skipped(progress.step + 1, progress.batches, loss, norm, limits.reason(loss, norm)))
+        reason = progress.loss_scale.reason if overflow else limits.reason(loss, norm)
+        run.report(Skipped(progress.step + 1, progress.batches, loss, norm, reason))
         progress.skipped += 1
-    progress.remember(loss, norm)
+    progress.loss_scale.after(overflow)
+    if not overflow:
+        progress.remember(loss, norm)
     micro_steps = run.model.artefact.manifest.micro_steps
     progress.step, progress.batches, progress.loss = progress.step + 1, progress.batches + micro_steps, loss
     seconds = time.perf_counter() - began
@@ -46,13 +51,15 @@ def _compute(run: Run, lr: float, limits: Limits) -> tuple[float, float]:
     model, progress = run.model, run.progress
     micro_steps = model.artefact.manifest.micro_steps
     scalars = {"lr": lr, "step": progress.step - progress.skipped + 1.0, "max_norm": _port(limits.norm)}
+    scalars[LOSS_SCALE] = progress.loss_scale.value
     if micro_steps == 1:
         loss = run_batch(model, "step", _batch(run, 0), scalars | {"max_loss": _port(limits.loss)})
         (loss,) = run.world.mean(loss)
     else:
         loss = 0.0
         for micro in range(micro_steps):
-            loss += run_batch(model, "micro_step", _batch(run, micro), {"first": float(micro == 0)}) / micro_steps
+            first = {"first": float(micro == 0), LOSS_SCALE: progress.loss_scale.value}
+            loss += run_batch(model, "micro_step", _batch(run, micro), first) / micro_steps
         (loss,) = run.world.mean(loss)
         _run_program(model, "update", scalars if loss <= limits.loss else scalars | {"max_norm": NEVER})
     return loss, float(model["norm"])

@@ -78,7 +78,7 @@ SM80: dict[str, dict[str, Any]] = {
 def parameters(case: str) -> tuple[str, dict[str, Any]]:
     """Template and parameters of a case; its name begins with which matrices lie transposed."""
     trans_a, trans_b = FORMS[case[:2]]
-    forms = {"trans_a": trans_a, "trans_b": trans_b}
+    forms = {"dtype": "bf16", "trans_a": trans_a, "trans_b": trans_b}
     if case in SM90:
         return "matmul_sm90", {**forms, **SM90[case]}
     return "matmul", {**forms, "BM": 128, "BN": 128, "ROWS": 4, "COLUMNS": 2, "STAGES": 3, **SM80[case]}
@@ -90,6 +90,26 @@ def test_emits_what_it_declares(case: str) -> None:
     text = emit(template, params)
     assert argument_names(text) == declared_arguments(template, params)
     assert not untidy(text)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("case", ["nt_residual", "nt_any_everything"])
+def test_compiles_in_f16(case: str, tmp_path: Path) -> None:
+    template, params = parameters(case)
+    text = emit(template, in_f16(params))
+    assert "bf16" not in text
+    report = compile_kernel(tmp_path, text, "90a")
+    assert report.spilled == 0
+    assert not report.remarks
+
+
+def in_f16(params: Any) -> Any:
+    """The same with the other format of 16 bits."""
+    if isinstance(params, dict):
+        return {key: in_f16(value) for key, value in params.items()}
+    if isinstance(params, list):
+        return [in_f16(value) for value in params]
+    return "f16" if params == "bf16" else params
 
 
 @needs_nvcc

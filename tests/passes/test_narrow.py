@@ -40,9 +40,10 @@ def travelling(graph: Graph) -> list[Value]:
         CUDA,
         Options(target="cuda", precision="bf16", micro_steps=2),
         Options(target="cuda", precision="bf16", remat="cheap"),
+        Options(target="cuda", precision="f16", micro_steps=2),
         Options(target="cuda", precision="bf16", fuse=False, recognise=False),
     ],
-    ids=["step", "micro", "remat", "primitive"],
+    ids=["step", "micro", "remat", "f16", "primitive"],
 )
 def test_meaning_stays(options: Options) -> None:
     """In float64, where stores do not round, the programs compute what those in f32 do."""
