@@ -16,6 +16,10 @@ GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000
 """It grows after so many steps without an overflow, and shrinks at each one."""
 
 
+def takes_loss_scale(artefact: Artefact) -> bool:
+    return any(LOSS_SCALE in program.inputs for program in artefact.manifest.programs)
+
+
 @dataclass
 class LossScale:
     """The factor, and how many steps in a row have passed without an overflow.  A power of two: it rounds nothing."""
@@ -23,9 +27,10 @@ class LossScale:
     value: float = FIRST
     steady: int = 0
 
-    def blamed(self, artefact: Artefact) -> bool:
-        """Whether it is to blame for gradients that are not finite: the artefact takes it, and it can get smaller."""
-        return self.value > LEAST and any(LOSS_SCALE in program.inputs for program in artefact.manifest.programs)
+    @property
+    def least(self) -> bool:
+        """Whether it cannot get smaller, and gradients that are not finite have another cause."""
+        return self.value <= LEAST
 
     @property
     def reason(self) -> str:

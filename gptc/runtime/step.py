@@ -11,7 +11,7 @@ from gptc.runtime.culprit import RATE, explained
 from gptc.runtime.detector import Limits
 from gptc.runtime.events import Skipped, Step
 from gptc.runtime.loader import Batch
-from gptc.runtime.loss_scale import LOSS_SCALE
+from gptc.runtime.loss_scale import LOSS_SCALE, takes_loss_scale
 from gptc.runtime.model import Model
 from gptc.runtime.run import Run
 
@@ -28,7 +28,8 @@ def step(run: Run, lr: float, limits: Limits) -> Step:
     began = time.perf_counter()
     progress = run.progress
     loss, norm = _compute(run, lr, limits)
-    overflow = math.isfinite(loss) and not math.isfinite(norm) and progress.loss_scale.blamed(run.model.artefact)
+    scaled = takes_loss_scale(run.model.artefact)
+    overflow = scaled and math.isfinite(loss) and not math.isfinite(norm) and not progress.loss_scale.least
     for what, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value) and not overflow:
             message = f"step {progress.step + 1}: the {what} is {value}"
@@ -37,7 +38,8 @@ def step(run: Run, lr: float, limits: Limits) -> Step:
         reason = progress.loss_scale.reason if overflow else limits.reason(loss, norm)
         run.report(Skipped(progress.step + 1, progress.batches, loss, norm, reason))
         progress.skipped += 1
-    progress.loss_scale.after(overflow)
+    if scaled:
+        progress.loss_scale.after(overflow)
     if not overflow:
         progress.remember(loss, norm)
     micro_steps = run.model.artefact.manifest.micro_steps

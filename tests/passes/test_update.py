@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from gptc.codegen.target import target_for
 from gptc.errors import InputError
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
@@ -257,3 +258,39 @@ def test_what_rounding_needs_is_asked_for() -> None:
     for training in (Training(rounding="stochastic"), Training(master_weights=False)):
         with pytest.raises(InputError, match=r"train\.\w+: \w+ is of weights in bf16, and --precision is f32"):
             pipelines(Options(), training)
+
+
+F16 = Options(target="cuda", precision="f16")
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2])
+def test_a_loss_scale_leaves_the_update_as_it_is(micro_steps: int) -> None:
+    """Gradients are computed times the scale; norm, clipping and update are those without.  In float64."""
+    programs = compiled(SIZES.graph(), replace(F16, micro_steps=micro_steps), Training())
+    found = []
+    for scale in (1.0, 1024.0):
+        memory = start(programs, seed=0) | {"step": np.asarray(1.0), "loss_scale": np.asarray(scale)}
+        for name in ("step",) if micro_steps == 1 else ("micro_step", "update"):
+            results = dict(run(programs[name], memory))
+        found.append((memory, results))
+    (plain, expected), (scaled, results) = found
+    assert results["norm"] == pytest.approx(expected["norm"], rel=1e-12)
+    assert results["clip_scale"] == pytest.approx(expected["clip_scale"], rel=1e-12)
+    for key in parameters(programs["evaluate"]):
+        np.testing.assert_allclose(scaled[key], plain[key], rtol=1e-9, atol=1e-12, err_msg=key)
+
+
+def test_gradients_beyond_f16_skip_the_update() -> None:
+    """In f16 itself: at a small scale the step moves, at a large one the norm is infinite and no bit changes."""
+    step = compiled(SIZES.graph(), F16, Training())["step"]
+    memory = start({"step": step}, seed=0) | {"step": np.asarray(1.0)}
+    for scale, moves in ((256.0, True), (2.0**30, False)):
+        results = interpret(step, memory | {"loss_scale": np.asarray(scale)})
+        assert np.isfinite(results["norm"]) == moves
+        assert (results["clip_scale"] > 0) == moves
+        assert np.array_equal(results["wte"], memory["wte"].astype(np.float32)) != moves
+
+
+def test_f16_is_for_gpus() -> None:
+    with pytest.raises(InputError, match="target c has no kernels for f16"):
+        target_for(Options(precision="f16"))
