@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--seq", type=int)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batches", type=int, default=20, help="of the validation")
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3])
     options = parser.parse_args()
     print(f"# {options.model}, {options.steps:,} steps in several number formats\n")
@@ -80,7 +81,7 @@ def curve(options: argparse.Namespace, way: str, lr: float) -> tuple[list[float]
         if isinstance(event, Step):
             losses.append(event.loss)
 
-    summary = train(model, data, TrainSettings(options.steps, lr), report)
+    summary = train(model, data, TrainSettings(options.steps, lr, eval_batches=options.batches), report)
     assert summary.val_loss is not None
     return losses, summary.val_loss, manifest.segments["params"] + manifest.segments["state"]
 

@@ -59,7 +59,7 @@ def peak_flops(options: Options, build: Build) -> float | None:
     probe = build_probe(options, build)
     if isinstance(probe, GpuProbe) and not probe.fits:
         return None
-    dtype = "bf16" if options.precision == "bf16" and probe.has_bf16 else "f32"
+    dtype = "bf16" if options.precision in ("bf16", "f16") and probe.has_bf16 else "f32"
     path = default_root() / FOLDER / f"{content_hash(probe.identity, probe.threads, dtype)}.json"
     known = _read(path)
     if known.quiet:

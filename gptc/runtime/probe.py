@@ -43,8 +43,8 @@ class Peaks:
     """Two floats read and one written a turn; what a cache fetches before it writes is not counted."""
 
     def peak(self, dtype: str) -> float:
-        """GFLOP/s of the unit that a kernel which multiplies `dtype` uses."""
-        return self.bf16_gflops if dtype == "bf16" and self.bf16_gflops else self.gflops
+        """GFLOP/s of the unit that a kernel which multiplies `dtype` uses; f16 has that of bf16."""
+        return self.bf16_gflops if dtype in ("bf16", "f16") and self.bf16_gflops else self.gflops
 
     @property
     def bandwidth(self) -> float:

@@ -61,7 +61,7 @@ class Call:
     flops: int
     bytes: int
     dtype: str
-    """What it multiplies: "f32" or "bf16"."""
+    """What it multiplies: "f32", "bf16" or "f16"."""
 
 
 @dataclass(frozen=True)
