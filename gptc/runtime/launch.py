@@ -24,10 +24,12 @@ OPEN_MPI = {
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
-"""Open MPI 5 and 4 otherwise refuse more ranks than cores, and root; and bind all threads of a rank to one core."""
+"""Open MPI 5 and 4 otherwise refuse more ranks than cores, and root; bind all threads of a rank to one core; and wait
+without letting others compute."""
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,13 @@ def test_ranks_choose_together_what_one_alone_would(folder: Path, whole: Tensors
     assert (code, seen(folder, "again", "correct")) == (0, seen(folder, "whole", "correct")[-1:]), said
 
 
-def processes_of_ranks() -> list[int]:
-    """Those of this test's jobs, by their rank."""
+def processes_of_ranks(folder: Path) -> list[int]:
+    """Those of the job that runs in the folder, by their rank."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"mpi4py" in words and b"disturbed" in words and b"mpiexec" not in words[0]:
+            if b"mpi4py" in words and b"mpiexec" not in words[0] and (entry / "cwd").readlink() == folder:
                 environment = dict(v.partition(b"=")[::2] for v in (entry / "environ").read_bytes().split(b"\0"))
                 rank = next((environment[name.encode()] for name in RANK if name.encode() in environment), None)
                 if rank is not None:
@@ -136,7 +136,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
     else:
         while not any(checkpoints.glob("step-*")) and process.poll() is None:
             time.sleep(0.01)
-        os.kill(processes_of_ranks()[1], signal.SIGKILL)
+        os.kill(processes_of_ranks(folder)[1], signal.SIGKILL)
     code, said = end(process)
     assert code == (128 + signal.SIGTERM if disturbance == "SIGTERM" else StorageError.code), said
     assert disturbance == "SIGTERM" or "has died" in said
