@@ -116,7 +116,7 @@ def report(options: argparse.Namespace, root: Path) -> list[str]:
     return [
         f"# {options.model}, killed and resumed",
         "",
-        f"`gptc train {settings}` on tinyshakespeare shards, {os.cpu_count()} cores: {seconds:,.0f} s undisturbed.",
+        f"`gptc train {settings}` on tinyshakespeare shards, {os.cpu_count()} cores.",
         f"A second run, which saved every {options.steps // 8} steps, was ended by SIGKILL after step "
         f"{' and again after step '.join(map(str, moments))}, and went on with `--resume auto`.",
         "",
