@@ -21,7 +21,7 @@ from gptc.ir.graph import Node
 from gptc.ir.op import Array
 from gptc.ir.ops.attention import Attention, AttentionGrad, repeat_heads
 from gptc.ir.ops.cache import AttentionCached, CacheAppend, unseen
-from gptc.ir.ops.collective import Half
+from gptc.ir.ops.collective import Collective, NormOverRanks, OwnSquares
 from gptc.ir.ops.embedding import Embedding, ScatterAdd
 from gptc.ir.ops.foreach import Foreach, columns
 from gptc.ir.ops.leaf import Iota
@@ -323,9 +323,9 @@ def bounded(node: Node, operands: Sequence[Array]) -> list[Bounded]:
                 found = adamw(op, x)
             case ScatterAdd():
                 found = scatter_add(op, x)
-            case SumSquares() | GlobalNorm():
+            case SumSquares() | GlobalNorm() | OwnSquares() | NormOverRanks():
                 found = [Bounded.exact(a).rounded(2 + len(operands)) for a in op.eval(*(each.value for each in x))]
-            case Embedding() | Concat() | Iota() | CacheAppend() | Half():
+            case Embedding() | Concat() | Iota() | CacheAppend() | Collective():
                 found = [Bounded.exact(a) for a in op.eval(*operands)]
             case _:
                 raise InternalError.of(f"no error bound is known for {op.name}", node.span)

@@ -76,7 +76,8 @@ def test_second_build_starts_no_compiler(own: Artefact, cache: Cache, tmp_path: 
     assert time.perf_counter() - began < 0.3
     assert (second.library, second.compiled) == (first.library, 0)
     assert starts(log) == []
-    assert sorted(path.name for path in own.folder.iterdir()) == ["include", "kernels", "manifest.json", "programs"]
+    emitted = ["include", "kernels", "manifest.json", "plan.json", "programs"]
+    assert sorted(path.name for path in own.folder.iterdir()) == emitted
 
 
 def test_only_what_changed_is_compiled(own: Artefact, cache: Cache, tmp_path: Path) -> None:

@@ -164,10 +164,10 @@ SOURCE_FAULTS = (
     SourceFault("output not divided by the sum", "kernels/attention_causal_[!g]*", "/ sum[i];", "/ sum[0];"),
     SourceFault("row sums left out of a softmax's gradient", "kernels/attention_causal_grad_*", "(ds[j] - delta)",
                 "(ds[j] - 0 * delta)"),
-    SourceFault("gradient of the queries not scaled", "kernels/attention_causal_grad_*", "= scale * dqueries",
-                "= dqueries"),
+    SourceFault("gradient of the queries not scaled", "kernels/attention_causal_grad_*",
+                "dqueries, width, T, D, scale)", "dqueries, width, T, D, 1)"),
     SourceFault("only the first block of queries reaches a key", "kernels/attention_causal_grad_*",
-                "i0 < T; i0 += BLOCK", "i0 <= j0; i0 += BLOCK", blocks=True),
+                "i0 < T; i0 += QUERIES", "i0 <= j0; i0 += QUERIES", blocks=True),
     # Sums and tables.
     SourceFault("last row left out of a column's sum", "kernels/column_sub_*", "i < i1; i++", "i < i1 - 1; i++"),
     SourceFault("only the first chunk of rows is added up", "kernels/column_sub_*",

@@ -26,7 +26,7 @@ from tests.system.faults import GRAPH_FAULTS, PLAN_FAULTS, SOURCE_FAULTS, GraphF
 from tests.system.reference import feeds, stages, wrong_outputs
 from tests.system.workshop import STRICT, Built, Workshop
 
-BLOCKS: dict[str, Any] = {"batch": 4, "seq": 80}
+BLOCKS: dict[str, Any] = {"batch": 1, "seq": 400}
 """More rows than a column's chunk, more positions than attention's block."""
 
 
