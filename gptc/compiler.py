@@ -240,8 +240,9 @@ def build_model(
 
 def emit_model(planned: Planned, out: Path, choices: Choices) -> tuple[Artefact, list[Program]]:
     """Planned graphs as a folder in `out`, and the kernel calls in it."""
-    from gptc.codegen.artefact import Model, emit, write_artefact
+    from gptc.codegen.artefact import Model, emit
     from gptc.codegen.target import target_for
+    from gptc.codegen.write import write_artefact
 
     options, model = planned.options, planned.model
     target = target_for(options)

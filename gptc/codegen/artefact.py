@@ -1,18 +1,15 @@
 """The artefact: every file of the folder that a compilation leaves, as text.
 
 Reads: planned programs, their kernel calls, and what the model says of itself.  Leaves: path -> text, the same
-bytes for the same input.  Does not: touch the disk (`write_artefact` does only that), build or run anything.
+bytes for the same input.  Does not: touch the disk, build or run anything.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import gptc
@@ -35,7 +32,6 @@ from gptc.codegen.provenance import provenance
 from gptc.codegen.render import render, render_kernel
 from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
-from gptc.errors import GptcError, StorageError
 from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.text import print_graphs
@@ -275,55 +271,3 @@ def _manifest(facts: _Facts, digest: str, files: Mapping[str, str]) -> Json:
         },
         "files": {path: hashlib.sha256(files[path].encode()).hexdigest() for path in sorted(files)},
     }
-
-
-def write_artefact(emitted: Emitted, parent: Path) -> Path:
-    """Write the folder `parent/<name>`, whole or not at all, and return it.
-
-    A folder that already holds these files is left as it is, with whatever `make` has added to it.
-    StorageError when it cannot be written; then nothing stays behind.
-    """
-    folder = parent / emitted.name
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        if _holds(folder, emitted.files):
-            return folder
-        temporary = Path(tempfile.mkdtemp(prefix=f".{emitted.name}.", dir=parent))
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    try:
-        for name, text in emitted.files.items():
-            path = temporary / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)
-        _replace(temporary, folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _holds(folder: Path, files: Mapping[str, str]) -> bool:
-    """Whether every one of `files` is in the folder with exactly this text."""
-    try:
-        return all((folder / name).read_bytes() == text.encode() for name, text in files.items())
-    except OSError:
-        return False
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Put a complete folder in its place; one that is already there moves aside first, then goes."""
-    if folder.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        folder.rename(aside / "old")
-        temporary.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        temporary.rename(folder)
-
-
-def _unwritable(folder: Path, error: OSError) -> GptcError:
-    message = f"{folder}: cannot write: {error.strerror or error}"
-    return StorageError.of(message, None, "free some space, or choose another folder with --out")

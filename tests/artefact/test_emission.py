@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from gptc.codegen.artefact import Emitted, write_artefact
+from gptc.codegen.artefact import Emitted
 from gptc.codegen.program import Identifiers, enumerators, wrap
 from gptc.codegen.target import WARNINGS
+from gptc.codegen.write import write_artefact
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.errors import StorageError
 from gptc.ir.ops.shape import View
