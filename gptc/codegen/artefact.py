@@ -29,7 +29,7 @@ from gptc.codegen.manifest import (
 )
 from gptc.codegen.program import Identifiers, Program, Speller, Tensor, enumerators, wrap
 from gptc.codegen.provenance import provenance
-from gptc.codegen.render import render, render_kernel
+from gptc.codegen.render import cuda_headers, render, render_kernel
 from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
 from gptc.ir.graph import Node
@@ -98,8 +98,7 @@ def _support(facts: _Facts) -> dict[str, str]:
     if target.name == "cuda":
         return ranks | {
             "Makefile": render("cuda/program/Makefile", **made),
-            "include/launch.cuh": render("cuda/launch.cuh"),
-            "include/support.cuh": render("cuda/support.cuh"),
+            **cuda_headers(),
             "programs/device.cu": render("cuda/program/device.cu"),
             "programs/kernels.cu": render("cuda/program/kernels.cu", kernels=sorted(facts.specs)),
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import wrap
-from gptc.codegen.render import render, render_kernel
+from gptc.codegen.render import cuda_headers, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import Target
 from gptc.ir.body import body
@@ -33,8 +33,7 @@ def gpu_probe(target: Target) -> GpuProbeSource:
     kernel = call.kernel
     parameters = [f"{p.ctype} {p.name}".replace("* ", "*") for p in kernel.signature]
     files = {
-        "include/launch.cuh": render("cuda/launch.cuh"),
-        "include/support.cuh": render("cuda/support.cuh"),
+        **cuda_headers(),
         "device.cu": render("cuda/program/device.cu"),
         "product.cu": render_kernel(target, kernel, [f"{kernel.name}: a product, to see how fast it can be"]),
         "probe.cu": render(

@@ -101,6 +101,12 @@ def render(template: str, **params: Any) -> str:
     return tidy(text)
 
 
+def cuda_headers() -> dict[str, str]:
+    """Path -> text of the headers that every kernel for a GPU includes: templates/cuda/*.cuh.j2."""
+    names = sorted(path.name.removesuffix(".j2") for path in (template_dir() / "cuda").glob("*.cuh.j2"))
+    return {f"include/{name}": render(f"cuda/{name}") for name in names}
+
+
 def _place(error: BaseException, template: str) -> str:
     """Template and line that raised `error`."""
     root = str(template_dir())

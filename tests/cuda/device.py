@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gptc.codegen.kernel import Argument, Call, Element, Scratch
-from gptc.codegen.render import render, render_kernel
+from gptc.codegen.render import cuda_headers, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import Target, describe_cuda
 from gptc.errors import ToolMissing
@@ -107,16 +107,15 @@ def span(array: Array) -> Array:
 
 def build(folder: Path, sources: Mapping[str, str], target: Target) -> ctypes.CDLL:
     """Compile kernels, several a file; a namespace keeps the constants of each to itself."""
-    include = folder / "include"
-    include.mkdir()
-    for name in ("launch", "support"):
-        (include / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
+    (folder / "include").mkdir()
+    for path, header in cuda_headers().items():
+        (folder / path).write_text(header)
     names = list(sources)
     groups = [names[i::MODULES] for i in range(min(MODULES, len(names)))]
     texts = {"device": render("cuda/program/device.cu")}
     for number, group in enumerate(groups):
         spaces = "".join(f"namespace of_{name} {{\n{sources[name]}\n}}\n" for name in group)
-        texts[f"part{number}"] = f'#include "launch.cuh"\n#include "support.cuh"\n{spaces}'
+        texts[f"part{number}"] = f'#include "launch.cuh"\n{spaces}'
 
     def compile_one(name: str) -> str:
         (folder / f"{name}.cu").write_text(texts[name])

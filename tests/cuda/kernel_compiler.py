@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gptc.codegen.render import contract, render
+from gptc.codegen.render import contract, cuda_headers, render
 
 NVCC = shutil.which("nvcc")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -36,14 +36,15 @@ def emit(template: str, params: Mapping[str, Any]) -> str:
 
 def compile_kernel(folder: Path, text: str, arch: str) -> Report:
     """Compile `text` for `arch`, such as `80` or `90a`, to a cubin in `folder`."""
-    for name in ("launch", "support"):
-        (folder / f"{name}.cuh").write_text(render(f"cuda/{name}.cuh"))
+    (folder / "include").mkdir(exist_ok=True)
+    for path, header in cuda_headers().items():
+        (folder / path).write_text(header)
     source = folder / f"emitted_{arch}.cu"
     source.write_text(text)
     assert NVCC
     target = [f"-gencode=arch=compute_{arch},code=sm_{arch}", "-cubin", "-o", str(source.with_suffix(".cubin"))]
-    command = [NVCC, "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", *target, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [NVCC, "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", "-Iinclude", *target, str(source)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     registers = re.findall(r"Used (\d+) registers", done.stderr)
     spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)

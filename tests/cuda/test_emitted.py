@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gptc.codegen.gpu_probe import gpu_probe
-from gptc.codegen.render import contract, render, render_kernel
+from gptc.codegen.render import contract, cuda_headers, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import CUDA_FLAGS, Target, describe_cuda
 from gptc.compiler import Compiled, Request, compile_model
@@ -93,7 +93,7 @@ def test_the_floor_compiles(nano: Callable[[str], Compiled]) -> None:
 def test_every_region_compiles(tmp_path: Path) -> None:
     exchanges = [apply(kind(tensors=2), "f32[3]", "f32[2,5]") for kind in (AllReduceBegin, AllReduceEnd)]
     texts = kernels() | rendered(exchanges) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
-    files = {f"include/{name}.cuh": render(f"cuda/{name}.cuh") for name in ("launch", "support")}
+    files = cuda_headers()
     files |= {f"kernels/{name}.cu": text for name, text in texts.items()}
     files["programs/kernels.cu"] = render("cuda/program/kernels.cu", kernels=sorted(texts))
     for name, text in files.items():
