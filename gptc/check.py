@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gptc.bounds import Bounded, bounded
+from gptc.bounds import bounded
 from gptc.errors import Diagnostic, NumericsError, StorageError
 from gptc.ir.analysis import roots
 from gptc.ir.graph import Graph, Value
@@ -25,6 +25,7 @@ from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Constant, Input
 from gptc.ir.ops.shape import View
 from gptc.ir.text import parse_graphs
+from gptc.running_error import Bounded
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.init import SEED, draw, initialise
 from gptc.runtime.manifest import Normal, Uniform

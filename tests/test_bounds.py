@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from gptc.bounds import ROUND, UNITS, Bounded, U, bounded, product, reduced, step, summed
+from gptc.bounds import bounded
 from gptc.ir.body import SCALARS
 from gptc.ir.graph import Node
 from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Input
 from gptc.ir.types import DType
+from gptc.running_error import ROUND, UNITS, Bounded, U, product, reduced, step, summed
 from tests.codegen.native import nodes_with_kernels, sample_graph
 from tests.ir.samples import OPS, operands, samples_of
 
