@@ -2,30 +2,24 @@
 
     load_model -> build_graph -> pipelines -> plan_programs -> select -> emit -> write_artefact -> build
 
-What was compiled before is not compiled again: the cache remembers, for all that decides the outcome (the model's
-text, the options, gptc's own sources, the instruction set), which folder came out, and the folder is checked
-byte for byte before it is trusted.
+What was compiled before is not compiled again (`gptc/memo.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptc.accumulation import Asked, micro_steps
-from gptc.errors import GptcError
+from gptc.memo import key_of, recall, remember
 from gptc.options import Options
-from gptc.resources import template_dir
 from gptc.runtime.artefact import Artefact, open_artefact
 from gptc.runtime.build import Built, build
 from gptc.runtime.cache import Cache
-from gptc.runtime.hashing import content_hash
 from gptc.runtime.tuning import Choices, Tuning
 
 if TYPE_CHECKING:
@@ -35,8 +29,6 @@ if TYPE_CHECKING:
     from gptc.model import Model
     from gptc.passes.manager import Context, Remark, Timing
     from gptc.passes.memory import MemoryReport
-
-RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -218,16 +210,16 @@ def compile_model(request: Request, out: Path, cache: Cache | None = None, choic
     """
     cache = cache or Cache()
     tuning = tuning_for(request.options, cache.root) if choices is None else Tuning(choices)
-    key = _key(request, tuning)
-    if known := _known(cache, key, out):
-        return known
+    key = key_of(request, tuning)
+    if known := recall(cache, key, out):
+        return Compiled(*known, cached=True)
     seconds: dict[str, float] = {}
     with _timed(seconds, "passes"):
         planned = plan(request)
     with _timed(seconds, "emit"):
         artefact, programs = emit_model(planned, out, tuning.choices)
     summary = _summary(planned, programs, artefact, seconds) | {"tuning": tuning.remark}
-    cache.put(key, lambda folder: _store(folder, summary))
+    remember(cache, key, summary)
     return Compiled(artefact, summary, cached=False)
 
 
@@ -286,52 +278,3 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[what] = time.perf_counter() - start
-
-
-# -- what is known from before ---------------------------------------------------------------------
-
-
-def _key(request: Request, tuning: Tuning) -> str:
-    """All that decides what comes out."""
-    from gptc.codegen.target import target_for
-
-    try:
-        text = hashlib.sha256(request.path.read_bytes()).hexdigest()
-    except OSError:
-        text = ""  # reading it again will tell why
-    sizes = [request.batch, request.seq, request.micro_steps, request.total_batch, request.ranks]
-    target = asdict(target_for(request.options))
-    return content_hash(
-        "compile",
-        str(request.path),
-        text,
-        request.overrides,
-        sizes,
-        request.options.to_json(),
-        target,
-        fingerprint(),
-        [tuning.choices, tuning.remark],
-    )
-
-
-def fingerprint() -> str:
-    """A hash of gptc's own sources and templates."""
-    package = Path(__file__).parent
-    paths: Sequence[Path] = sorted([*package.rglob("*.py"), *template_dir().rglob("*.j2")])
-    return content_hash([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
-
-
-def _known(cache: Cache, key: str, out: Path) -> Compiled | None:
-    """What the same request gave before, if its folder is still there and whole."""
-    entry = cache.get(key)
-    if entry is None:
-        return None
-    summary = json.loads((entry / RECORD).read_text())
-    try:
-        return Compiled(open_artefact(out / summary["folder"]), summary, cached=True)
-    except GptcError:
-        return None
-
-
-def _store(folder: Path, summary: dict[str, Any]) -> None:
-    (folder / RECORD).write_text(json.dumps(summary))
