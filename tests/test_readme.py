@@ -17,7 +17,8 @@ COMMANDS = sorted({line.split("#")[0].split()[1] for kind, text in BLOCKS if kin
 
 USE = """
 from gptc.ir.ops.elementwise import *
-from gptc.ir.build import Builder, f32
+from gptc.ir.build import Builder
+from tests.ir.samples import f32
 from gptc.ir.interp import interpret
 import numpy as np
 {op}

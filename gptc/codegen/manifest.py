@@ -15,7 +15,7 @@ from gptc.codegen.kernel import Call
 from gptc.codegen.program import Program, Tensor
 from gptc.codegen.provenance import ops_of
 from gptc.errors import InternalError
-from gptc.ir.analysis import cost
+from gptc.ir.analysis import buffers, cost
 from gptc.ir.graph import Node
 from gptc.ir.ops.collective import AllReduceBegin, ReduceScatterBegin
 from gptc.ir.ops.leaf import Buffer, Input
@@ -39,9 +39,9 @@ def lasting_tensors(programs: Sequence[Program]) -> list[tuple[Tensor, Node]]:
         for node in program.graph.nodes:
             if isinstance(node.op, (Buffer, Input)):
                 _enter(found, Tensor(node.op.key, node.results[0].type, program.place(node.results[0])), node)
-        buffers = {n.op.key for n in program.graph.nodes if isinstance(n.op, Buffer)}
+        kept = buffers(program.graph)
         for output in program.graph.outputs:
-            if output.name not in buffers:
+            if output.name not in kept:
                 tensor = Tensor(output.name, output.value.type, program.place(output.value))
                 _enter(found, tensor, program.graph.producer[output.value.name])
     order = ("params", "state", "io")

@@ -20,6 +20,7 @@ from gptc.codegen.loops import Access, Extents, Strides, broadcast_strides, inde
 from gptc.codegen.scalar import ATOM, Block, Dialect, Expr
 from gptc.errors import InternalError
 from gptc.ir.body import INDICES, REDUCTIONS, Body, Stmt
+from gptc.ir.compose import live
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.region import Region
 from gptc.ir.types import DType
@@ -36,7 +37,7 @@ CTYPES = {
 def ctype(dtype: DType) -> str:
     """The C type of an element; an error for types that no kernel handles."""
     if dtype not in CTYPES:
-        raise InternalError.of(f"target c has no kernels for {dtype}")
+        raise InternalError.of(f"no kernel reads or writes {dtype}")
     return CTYPES[dtype]
 
 
@@ -98,17 +99,6 @@ def write(dtype: DType, element: str, value: Expr) -> str:
     return f"{element} = {f'gptc_to_{dtype}({value.unrounded or value.text})' if rounded else value.text};"
 
 
-def live(body: Body) -> list[Stmt]:
-    """The statements that some output needs, in order."""
-    wanted = set(body.outputs)
-    kept: list[Stmt] = []
-    for stmt in reversed(body.stmts):
-        if stmt.result in wanted:
-            kept.append(stmt)
-            wanted.update(a for a in stmt.args if isinstance(a, str))
-    return kept[::-1]
-
-
 class RegionCode:
     """A region on its way to C: live statements, operands, result pointers, and how far out each value lives."""
 
@@ -117,7 +107,7 @@ class RegionCode:
         self.node = node
         self.body: Body = node.op.body
         self.space = node.op.space([v.type for v in node.operands])
-        self.stmts = live(self.body)
+        self.stmts = live(self.body.stmts, self.body.outputs)
         self.names = Names(reserved)
         self.operands = self._operands()
         self.results = [

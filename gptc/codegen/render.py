@@ -25,9 +25,6 @@ from gptc.resources import template_dir
 LINE = 120
 """Longest line of an argument list."""
 
-RENDERED = ("name", "header", "signature", "arguments")
-"""Parameters that rendering itself supplies."""
-
 
 @cache
 def environment() -> jinja2.Environment:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from gptc.codegen.kernel import Call, KernelSpec, Parameter, Scratch
 from gptc.codegen.loops import Strides, collapse
-from gptc.codegen.operands import Names, ctype, live, read, tensor_parameter, write
+from gptc.codegen.operands import Names, ctype, read, tensor_parameter, write
 from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import Block, Expr
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import Matmul, Plan, begin_aligned
 from gptc.errors import InternalError
+from gptc.ir.compose import live
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.matmul import FEW_ROWS
 from gptc.ir.ops.region import Gemm
@@ -114,7 +115,7 @@ class _Epilogue:
             for name, value in zip(rest, node.operands[2:], strict=True)
         ]
         self.results = [(names.new(n, "_out"), n, v) for n, v in zip(op.body.outputs, node.results, strict=True)]
-        stmts = live(op.body)
+        stmts = live(op.body.stmts, op.body.outputs)
         self.block = Block({acc: Expr("acc")}, stmts, op.body.outputs, names.new)
         for name, (local, _, value) in zip(rest, self.inputs, strict=True):
             self.block.define(name, Expr(local) if loaded else read(value.type.dtype, local))

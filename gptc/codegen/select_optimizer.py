@@ -9,11 +9,10 @@ from gptc.ir.graph import Node, Value
 from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.optimizer import AdamW
 from gptc.ir.types import DType
+from gptc.passes.group import MOST
 
 SQUARES = 8192
 """Elements whose squares a block of a GPU adds up."""
-SETS = 48
-"""Sets of tensors whose addresses and sizes fit among the arguments of a kernel."""
 TERMS = 256
 """Addresses that fit among the arguments of a kernel, of which there may be 4 KB."""
 
@@ -32,7 +31,7 @@ def select_adamw(node: Node, target: Target) -> Call:
     times, shared = _sets(node, shared=3)
     own, results = (_in_rows(values, times) for values in (node.operands[:-shared], node.results))
     arguments = (*own, *node.operands[-shared:], *results, tuple(v.type.count for v in own[0]), times)
-    return fixed_call(node, target, arguments, params | {"MOST": SETS}, stem, missing=missing)
+    return fixed_call(node, target, arguments, params | {"MOST": MOST}, stem, missing=missing)
 
 
 def select_sum_squares(node: Node, target: Target) -> Call:
@@ -41,7 +40,7 @@ def select_sum_squares(node: Node, target: Target) -> Call:
         return fixed_call(node, target, (*node.operands, *node.results, *counts))
     scratch = Scratch(8 * sum(ceil_div(n, SQUARES) for n in counts))
     arguments = (node.operands, node.results, scratch, counts, len(counts))
-    return fixed_call(node, target, arguments, {"CHUNK": SQUARES, "MOST": SETS})
+    return fixed_call(node, target, arguments, {"CHUNK": SQUARES, "MOST": MOST})
 
 
 def _sets(node: Node, shared: int) -> tuple[int, int]:

@@ -56,10 +56,15 @@ def roots(graph: Graph, reuse: Mapping[str, str] | None = None) -> dict[str, str
     return found
 
 
+def buffers(graph: Graph, role: str | None = None) -> dict[str, Node]:
+    """Key -> leaf of every buffer, or of those in one role, in the order of the graph."""
+    return {n.op.key: n for n in graph.nodes if isinstance(n.op, Buffer) and role in (None, n.op.role)}
+
+
 def stored(graph: Graph) -> dict[str, str]:
     """Value name -> name of the buffer leaf that it is stored into."""
-    leaves = {n.op.key: n.name for n in graph.nodes if isinstance(n.op, Buffer)}
-    return {o.value.name: leaves[o.name] for o in graph.outputs if o.name in leaves}
+    leaves = buffers(graph)
+    return {o.value.name: leaves[o.name].name for o in graph.outputs if o.name in leaves}
 
 
 def segments(graph: Graph) -> dict[str, str]:

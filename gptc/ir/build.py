@@ -10,7 +10,7 @@ from gptc.errors import InputError, Span
 from gptc.ir.graph import Graph, Node, Output, Value
 from gptc.ir.op import Op, ShapeError
 from gptc.ir.ops import REGISTRY
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import DType
 
 
 class Builder:
@@ -103,8 +103,3 @@ def extend(graph: Graph) -> Builder:
         b.add_node(node)
     b.outputs = list(graph.outputs)
     return b
-
-
-def f32(*shape: int) -> TensorType:
-    """Shorthand for a contiguous float32 type."""
-    return TensorType.of(DType.f32, shape)

@@ -67,20 +67,28 @@ def _fresh(name: str, taken: set[str]) -> str:
     return candidate
 
 
+def live(stmts: Sequence[Stmt], outputs: Sequence[str]) -> tuple[Stmt, ...]:
+    """The statements that some output needs, in order."""
+    wanted = set(outputs)
+    kept: list[Stmt] = []
+    for stmt in reversed(stmts):
+        if stmt.result in wanted:
+            kept.append(stmt)
+            wanted.update(a for a in stmt.args if isinstance(a, str))
+    return tuple(reversed(kept))
+
+
 def keep(wired: Wired, wanted: Collection[str], pinned: Sequence[str] = ()) -> Wired:
     """Drop the outputs whose values are not `wanted`, then statements and inputs that nothing reads.
 
     Inputs named in `pinned` stay even when nothing reads them.
     """
     chosen = [(o, v) for o, v in zip(wired.code.outputs, wired.makes, strict=True) if v in wanted]
-    live = {o for o, _ in chosen}
-    stmts: list[Stmt] = []
-    for stmt in reversed(wired.code.stmts):
-        if stmt.result in live:
-            stmts.append(stmt)
-            live.update(a for a in stmt.args if isinstance(a, str))
-    pairs = [(i, v) for i, v in zip(wired.code.inputs, wired.reads, strict=True) if i in live or i in pinned]
-    code = Body(tuple(i for i, _ in pairs), tuple(reversed(stmts)), tuple(o for o, _ in chosen))
+    outputs = tuple(o for o, _ in chosen)
+    stmts = live(wired.code.stmts, outputs)
+    read = {*outputs, *pinned, *(a for stmt in stmts for a in stmt.args)}
+    pairs = [(i, v) for i, v in zip(wired.code.inputs, wired.reads, strict=True) if i in read]
+    code = Body(tuple(i for i, _ in pairs), stmts, outputs)
     return replace(wired, code=dedupe(code), reads=tuple(v for _, v in pairs), makes=tuple(v for _, v in chosen))
 
 

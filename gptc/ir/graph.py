@@ -10,7 +10,7 @@ Grammar (the text form `.gir` spells exactly this, see `gptc.ir.text`):
     leaf    := input | buffer | constant | iota    nodes without operands
 
 Graphs are immutable; a pass builds a new one.  Operand tuples are the truth about edges, so `mul(x, x)`
-keeps both of its edges; `to_networkx` is for algorithms.
+keeps both of its edges.
 """
 
 from __future__ import annotations
@@ -18,14 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from gptc.errors import Span
 from gptc.ir.op import Op
 from gptc.ir.types import TensorType
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 STAGES = ("built", "differentiated", "precise", "fused", "scheduled", "planned")
 """What a graph has been through, in order; `gptc.ir.verify` says what each allows."""
@@ -110,19 +106,17 @@ class Graph:
         """Every value, in definition order."""
         return (v for n in self.nodes for v in n.results)
 
-    def leaves(self, name: str) -> tuple[Node, ...]:
-        """The nodes of the leaf op called `name` (`input`, `buffer`, ...)."""
-        return tuple(n for n in self.nodes if n.op.name == name)
-
     def at(self, stage: str) -> Graph:
         """The same graph, declared to be at `stage`."""
         return replace(self, stage=stage)
 
-    def to_networkx(self) -> nx.DiGraph[str]:
-        """Nodes by name, an edge from producer to user; for algorithms that need a digraph."""
-        import networkx as nx
 
-        digraph: nx.DiGraph[str] = nx.DiGraph()
-        digraph.add_nodes_from(n.name for n in self.nodes)
-        digraph.add_edges_from((self.producer[v.name].name, n.name) for n in self.nodes for v in n.operands)
-        return digraph
+def drop_unused(graph: Graph) -> Graph:
+    """Without the nodes that no output depends on.  Buffers stay, whether a program reads them or not."""
+    live = {o.value.name for o in graph.outputs}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if node.op.name == "buffer" or any(v.name in live for v in node.results):
+            kept.append(node)
+            live.update(v.name for v in node.operands)
+    return replace(graph, nodes=tuple(reversed(kept)))

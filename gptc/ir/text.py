@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from gptc.errors import InputError, Span, did_you_mean
@@ -173,7 +174,7 @@ def _parse_op(name: str, text: str) -> Op:
         cls = REGISTRY[name]
     except KeyError:
         raise _Unknown(f"no op is called {name!r}", name, REGISTRY) from None
-    hints = _field_types(cls)
+    hints = _field_types(name)
     decoder = json.JSONDecoder()
     attributes: dict[str, Any] = {}
     while text := text.lstrip(", "):
@@ -186,15 +187,11 @@ def _parse_op(name: str, text: str) -> Op:
     return cls(**attributes)
 
 
-_HINTS: dict[str, dict[str, Any]] = {}
-
-
-def _field_types(cls: type[Op]) -> dict[str, Any]:
-    """Attribute -> its declared type."""
-    if cls.name not in _HINTS:
-        hints = typing.get_type_hints(cls)
-        _HINTS[cls.name] = {f.name: hints[f.name] for f in fields(cls)}
-    return _HINTS[cls.name]
+@cache
+def _field_types(op: str) -> dict[str, Any]:
+    """Attribute of an op -> its declared type."""
+    hints = typing.get_type_hints(REGISTRY[op])
+    return {f.name: hints[f.name] for f in fields(REGISTRY[op])}
 
 
 _WORDS = {float: "a number", int: "an integer", bool: "true or false"} | dict.fromkeys((str, Body, DType, Op), "a text")

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from itertools import takewhile
 
 from gptc.errors import Diagnostic, InternalError
-from gptc.ir.analysis import Interval, intervals, roots, segments
+from gptc.ir.analysis import Interval, buffers, intervals, roots, segments
 from gptc.ir.graph import STAGES, Graph, Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.cache import AttentionCached, CacheAppend
@@ -103,9 +103,9 @@ def outputs_exist(graph: Graph) -> Findings:
 
 
 def stores_fit_their_buffers(graph: Graph) -> Findings:
-    buffers = {n.op.key: n for n in graph.nodes if isinstance(n.op, Buffer)}
+    leaves = buffers(graph)
     for output in graph.outputs:
-        buffer = buffers.get(output.name)
+        buffer = leaves.get(output.name)
         if buffer and buffer.results[0].type != output.value.type:
             yield _at(buffer, f"{output.value}: {output.value.type} does not fit into {buffer.results[0].type}")
 
@@ -178,9 +178,10 @@ def views_lie_in_their_base(graph: Graph) -> Findings:
 
 
 def stores_land_in_their_buffers(graph: Graph) -> Findings:
-    leaves = {n.op.key: n.name for n in graph.nodes if isinstance(n.op, Buffer)}
+    leaves = buffers(graph)
     for output in graph.outputs:
-        here, buffer = graph.plan[output.value.name], graph.plan.get(leaves.get(output.name, ""))
+        leaf, here = leaves.get(output.name), graph.plan[output.value.name]
+        buffer = graph.plan.get(leaf.name) if leaf else None
         if buffer and here != buffer:
             message = f"is at {here}, the buffer {output.name!r} that it is stored into at {buffer}"
             yield _at(graph.producer[output.value.name], message)

@@ -58,14 +58,3 @@ def rename(graph: Graph, labels: Labels) -> Graph:
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes, outputs=tuple(Output(o.name, values[o.value.name]) for o in graph.outputs))
-
-
-def live(graph: Graph) -> Graph:
-    """Without the nodes that no output needs; parameters stay, so that every program has all of them."""
-    needed = {o.value.name for o in graph.outputs}
-    kept: list[Node] = []
-    for node in reversed(graph.nodes):
-        if node.op.name == "buffer" or any(v.name in needed for v in node.results):
-            kept.append(node)
-            needed.update(v.name for v in node.operands)
-    return replace(graph, nodes=tuple(reversed(kept)))

@@ -6,13 +6,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from gptc.errors import InputError
-from gptc.ir.graph import Graph, Value
+from gptc.ir.graph import Graph, Value, drop_unused
 from gptc.ir.types import Dim, DType
 from gptc.model.calls import Operand, apply_operator, call_function
 from gptc.model.dims import evaluate_dims
 from gptc.model.expression import Binary, Call, Expr, Name, Negate, Number
 from gptc.model.functions import ModelBuilder
-from gptc.model.labels import Labels, live, rename
+from gptc.model.labels import Labels, rename
 from gptc.model.names import INPUTS
 from gptc.model.params import MAX_ELEMENTS, unpadded
 from gptc.model.scope import Scopes
@@ -79,7 +79,7 @@ class _Lowering:
         value = self.scopes.outputs[output].value
         assert isinstance(value, Value)
         self.b.output(output, value)
-        return rename(live(self.b.build()), self.labels)
+        return rename(drop_unused(self.b.build()), self.labels)
 
     # -- leaves ------------------------------------------------------------------------------------
 

@@ -43,27 +43,12 @@ waits for all of its blocks, so a few large ones cost less than many.  On two H2
 takes 56.4, 55.9, 55.6, 55.7 and 55.9 ms with buckets of 25, 64, 128, 256 and 600 MB."""
 
 PASSES: dict[str, type[Pass]] = {
-    "simplify": Simplify,
-    "recognise": Recognise,
-    "losses": Losses,
-    "cache": Cache,
-    "quantise": Quantise,
-    "differentiate": Differentiate,
-    "precision": Precision,
-    "copies": Copies,
-    "store": Store,
-    "update": Update,
-    "layout": Layout,
-    "remat": Remat,
-    "shard": Shard,
-    "bucket": Bucket,
-    "lower": Lower,
-    "fuse": Fuse,
-    "narrow": Narrow,
-    "group": Group,
-    "schedule": Schedule,
-    "memory": Memory,
-}
+    cls.name: cls
+    for cls in (
+        Simplify, Recognise, Losses, Cache, Quantise, Differentiate, Precision, Copies, Store, Update, Layout, Remat,
+        Shard, Bucket, Lower, Fuse, Narrow, Group, Schedule, Memory,
+    )
+}  # fmt: skip
 """Every pass by name."""
 
 

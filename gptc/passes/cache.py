@@ -17,13 +17,14 @@ from itertools import chain, count
 from math import prod
 from typing import ClassVar
 
+from gptc.ir.analysis import buffers
 from gptc.ir.build import Builder
-from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.graph import Graph, Node, Value, drop_unused
 from gptc.ir.op import Op
 from gptc.ir.ops.attention import Attention
 from gptc.ir.ops.elementwise import CausalMask, Elementwise
 from gptc.ir.ops.embedding import Embedding
-from gptc.ir.ops.leaf import Buffer, Input, Iota
+from gptc.ir.ops.leaf import Input, Iota
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.reduce import ReduceSum
 from gptc.ir.ops.row import RowOp
@@ -31,7 +32,6 @@ from gptc.ir.ops.shape import Concat, Reshape, Split, Transpose
 from gptc.ir.ops.softmax import Softmax
 from gptc.ir.types import DType
 from gptc.passes.manager import Context
-from gptc.passes.rewrite import drop_unused
 
 
 class Mixed(Exception):
@@ -83,7 +83,7 @@ class _Narrowing:
         self.length = next((int(n.op.shape[1]) for n in graph.nodes if _is_tokens(n)), 0)  # type: ignore[attr-defined]
         self.b = Builder(graph.name)
         self.b.reserve(v.name for n in graph.nodes if not isinstance(n.op, (Input, Iota)) for v in n.results)
-        self.keys = {n.op.key for n in graph.nodes if isinstance(n.op, Buffer)}
+        self.keys = set(buffers(graph))
         self.axis: dict[str, int] = {}
         self.new: dict[str, Value] = {}
         self.rows: dict[str, Value] = {}

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from gptc.ir.analysis import buffers
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.ops.elementwise import Cast
@@ -62,8 +63,8 @@ class Copies:
 
 def copies(graph: Graph) -> dict[str, Node]:
     """Key of a parameter -> the buffer that is its copy."""
-    found = [n for n in graph.nodes if isinstance(n.op, Buffer) and n.op.role == "copy"]
-    return {_key(n).removesuffix(f".{n.results[0].type.dtype}"): n for n in found}
+    found = buffers(graph, "copy")
+    return {key.removesuffix(f".{n.results[0].type.dtype}"): n for key, n in found.items()}
 
 
 def last_seeds(b: Builder, params: Mapping[str, Node]) -> Value:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gptc.errors import Diagnostic
+from gptc.ir.analysis import buffers
 from gptc.ir.build import Builder, extend
 from gptc.ir.graph import Graph, Node, Output, Value
 from gptc.ir.op import Op
-from gptc.ir.ops.leaf import Buffer
 from gptc.ir.types import TensorType
 from gptc.passes.manager import Context, UserFault
 
@@ -64,7 +64,7 @@ class Differentiate:
 
 def parameters(graph: Graph) -> dict[str, Node]:
     """Key -> buffer of everything that is trained, in the order of the graph."""
-    return {n.op.key: n for n in graph.nodes if isinstance(n.op, Buffer) and n.op.role == "param"}
+    return buffers(graph, "param")
 
 
 def _loss(graph: Graph) -> Value:

@@ -23,6 +23,9 @@ from gptc.passes.manager import Context
 SHARED = {"sum_squares": 0, "adamw": 3}
 """Op -> its last operands, which are the same for all nodes of a group; the others each node has of its own."""
 
+MOST = 48
+"""Sets of tensors whose addresses and sizes fit among the arguments of a kernel, of which there may be 4 KB."""
+
 Key = tuple[Op, tuple[DType, ...], tuple[Value, ...]]
 
 
@@ -33,8 +36,8 @@ class Group:
     name: ClassVar[str] = "group"
     stages: ClassVar[tuple[str, str]] = ("fused", "fused")
 
-    most: int = 48
-    """Sets of tensors in a group: their addresses are arguments of a kernel, of which there are 4 KB."""
+    most: int = MOST
+    """Sets of tensors in a group."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = tuple(self.gathered(graph))

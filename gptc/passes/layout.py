@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from gptc.ir.graph import Graph, Node, Output, Value
+from gptc.ir.graph import Graph, Node, Output, Value, drop_unused
 from gptc.ir.op import Op
 from gptc.ir.ops.attention import Attention, AttentionGrad, merged_type
 from gptc.ir.ops.cache import AttentionCached, CacheAppend
@@ -23,7 +23,6 @@ from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.shape import Concat, Reshape, Split, Transpose, View
 from gptc.passes.manager import Context
-from gptc.passes.rewrite import drop_unused
 from gptc.passes.strided import Places, Strided, join
 
 HEADS_INWARD = (0, 2, 1, 3)

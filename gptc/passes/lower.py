@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from gptc.ir.body import Body, body
 from gptc.ir.build import Builder
 from gptc.ir.compose import bind
-from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.graph import Graph, Node, Value, drop_unused
 from gptc.ir.op import Op
 from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.leaf import Constant, Iota
@@ -27,7 +27,6 @@ from gptc.ir.ops.region import ITSELF, Column, Gemm, Map, Region, Row
 from gptc.ir.ops.row import RowOp
 from gptc.ir.ops.shape import BroadcastTo, View
 from gptc.ir.types import Dim, Shape, TensorType, broadcast
-from gptc.passes.rewrite import drop_unused
 
 if TYPE_CHECKING:
     from gptc.passes.manager import Context

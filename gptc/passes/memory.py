@@ -18,8 +18,9 @@ from gptc.ir.analysis import ARENA, Interval, handovers, intervals, segments
 from gptc.ir.graph import Graph, Node, Placement
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.ops.shape import View
+from gptc.ir.verify import ALIGNMENT
 from gptc.passes.manager import Context
-from gptc.passes.offsets import ALIGN, Life, lower_bound, plan, round_up
+from gptc.passes.offsets import Life, lower_bound, plan, round_up
 from gptc.passes.outputs import append_copies
 
 
@@ -122,12 +123,12 @@ class _Storages:
         if mode == "naive":
             lives = [Life(life.size, 0, 1) for life in lives]
         offsets = plan(lives)
-        size = max((o + round_up(i.size, ALIGN) for o, i in zip(offsets, lives, strict=True)), default=0)
+        size = max((o + round_up(i.size, ALIGNMENT) for o, i in zip(offsets, lives, strict=True)), default=0)
         total = sum(i.nbytes for i in apart if segment[i.value.name] == ARENA) + sum(self.needs.values())
         starts = {i.value.name: o for i, o in zip(self.arena, offsets[: len(self.arena)], strict=True)}
         names = [self.graph.nodes[time].name for time in self.needs]
         scratch = dict(zip(names, offsets[len(self.arena) :], strict=True))
-        return starts, scratch, ArenaReport(self.graph.name, size, lower_bound(lives, ALIGN), total)
+        return starts, scratch, ArenaReport(self.graph.name, size, lower_bound(lives, ALIGNMENT), total)
 
     def placed(self, offsets: Mapping[tuple[str, str], int]) -> Graph:
         """The graph with its plan."""
@@ -157,5 +158,5 @@ def lay_out(programs: Sequence[_Storages]) -> tuple[dict[str, int], dict[tuple[s
                 raise ValueError(f"{home[1]} has two sizes: {known[home]} and {size} bytes")
             if home not in offsets:
                 offsets[home] = sizes[home[0]]
-                sizes[home[0]] += round_up(size, ALIGN)
+                sizes[home[0]] += round_up(size, ALIGNMENT)
     return sizes, offsets

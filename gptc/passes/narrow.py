@@ -22,9 +22,7 @@ from gptc.ir.ops.region import Column, Gemm, Region, Row
 from gptc.ir.ops.shape import View
 from gptc.ir.types import DType, TensorType
 from gptc.passes.manager import Context
-
-ACC = "acc"
-"""What the first input of a gemm's body reads."""
+from gptc.passes.regions import ACC
 
 
 @dataclass(frozen=True)

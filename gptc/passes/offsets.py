@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALIGN = 64
-"""Bytes: a cache line, and the widest vector register."""
+from gptc.ir.verify import ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ ORDERS: tuple[Callable[[Life], tuple[int, ...]], ...] = (
 """Sort keys: large first, large and long first, long first, early first, late first."""
 
 
-def plan(intervals: Sequence[Life], align: int = ALIGN) -> list[int]:
+def plan(intervals: Sequence[Life], align: int = ALIGNMENT) -> list[int]:
     """Offsets, multiples of `align`, at which no two intervals that meet in time meet in memory.
 
     Tries the orders one after another, keeps the smallest total and stops where the lower bound is reached.

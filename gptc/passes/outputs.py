@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gptc.ir.analysis import handovers, roots
+from gptc.ir.analysis import buffers, handovers, roots
 from gptc.ir.body import Body, Stmt
 from gptc.ir.build import Builder
 from gptc.ir.compose import bind
@@ -41,18 +41,18 @@ def append_copies(graph: Graph, context: Context) -> Graph:
 def _misplaced(graph: Graph) -> Iterator[Output]:
     """The outputs that need a copy."""
     root = roots(graph)
-    buffers = {n.op.key: n.name for n in graph.nodes if isinstance(n.op, Buffer)}
+    leaves = {key: node.name for key, node in buffers(graph).items()}
     last = _last_reads(graph, root)
     position = {n.name: i for i, n in enumerate(graph.nodes)}
     stored = replace(graph, outputs=tuple(o for o in graph.outputs if o.value.name in root))  # constants are not
     taken_over = {result: root[operand] for result, operand in handovers(stored).items()}
     for output in graph.outputs:  # old contents that leave under another name are read at the very end
         base = root.get(output.value.name)
-        if base is not None and base in buffers.values() and base != buffers.get(output.name):
+        if base is not None and base in leaves.values() and base != leaves.get(output.name):
             last[base] = len(graph.nodes)
     claimed: set[str] = set()
     for output in graph.outputs:
-        value, base, buffer = output.value, root.get(output.value.name), buffers.get(output.name)
+        value, base, buffer = output.value, root.get(output.value.name), leaves.get(output.name)
         if value.name == buffer:
             continue  # the buffer keeps what it has
         producer = graph.producer[base] if base is not None else None

@@ -12,14 +12,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.graph import Graph, Node, Value, drop_unused
 from gptc.ir.op import ShapeError
 from gptc.ir.ops.attention import Attention
 from gptc.ir.ops.elementwise import CausalMask
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.softmax import Softmax
 from gptc.passes.manager import Context
-from gptc.passes.rewrite import Rewriter, drop_unused
+from gptc.passes.rewrite import Rewriter
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,3 @@ def rewrite(graph: Graph, rules: Mapping[str, Sequence[Rule]], context: Context)
     while (after := Rewriter(graph, context).sweep(rules)).nodes != graph.nodes:
         graph = after
     return graph
-
-
-def drop_unused(graph: Graph) -> Graph:
-    """Remove nodes that no output depends on.  Buffers stay: they are there whether a program reads them or not."""
-    live = {o.value.name for o in graph.outputs}
-    kept: list[Node] = []
-    for node in reversed(graph.nodes):
-        if node.op.name == "buffer" or any(v.name in live for v in node.results):
-            kept.append(node)
-            live.update(v.name for v in node.operands)
-    return replace(graph, nodes=tuple(reversed(kept)))

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from gptc.ir.analysis import ARENA, intervals, live_bytes, segments
+from gptc.ir.analysis import ARENA, buffers, intervals, live_bytes, segments
 from gptc.ir.graph import Graph, Node
-from gptc.ir.ops.leaf import Buffer
 from gptc.ir.ops.shape import View
 from gptc.passes.manager import Context
 
@@ -56,10 +55,10 @@ class _Edges:
             self.before[node.name] = list(dict.fromkeys(graph.producer[v.name].name for v in node.operands))
             for name in self.before[node.name]:
                 self.after[name].append(node.name)
-        buffers = {n.op.key: n for n in graph.nodes if isinstance(n.op, Buffer)}
+        leaves = buffers(graph)
         for output in graph.outputs:
-            if output.name in buffers:
-                self.keep_old_value(buffers[output.name], graph.producer[output.value.name])
+            if output.name in leaves:
+                self.keep_old_value(leaves[output.name], graph.producer[output.value.name])
 
     def keep_old_value(self, buffer: Node, writer: Node) -> None:
         """Let `writer`, which computes the new value of `buffer`, wait for the readers of the old one.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gptc.ir.analysis import buffers
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node, Output, Value
 from gptc.ir.ops.collective import AllGather, AllReduce, NormOverRanks, OwnShare, OwnSquares, ReduceScatter
@@ -72,7 +73,7 @@ class _Division:
     def __init__(self, graph: Graph, ranks: int, gradients: frozenset[str], updates: frozenset[str]) -> None:
         self.graph, self.ranks, self.gradients, self.updates = graph, ranks, gradients, updates
         self.state = {v.name for n in graph.nodes if n.name in updates for v in n.operands} & {
-            n.name for n in graph.nodes if isinstance(n.op, Buffer) and n.op.role == "state"
+            n.name for n in buffers(graph, "state").values()
         }
         self.b = Builder(graph.name)
         self.b.reserve(v.name for v in graph.values())

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gptc.ir.graph import Graph, Node, Output, Value
+from gptc.ir.graph import Graph, Node, Output, Value, drop_unused
 from gptc.ir.op import Op
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Cast, Elementwise
@@ -21,7 +21,7 @@ from gptc.ir.ops.leaf import Constant
 from gptc.ir.ops.shape import BroadcastTo, Reshape, Transpose
 from gptc.ir.types import DType
 from gptc.passes.manager import Context
-from gptc.passes.rewrite import Rewriter, Rule, drop_unused, rewrite, with_operands
+from gptc.passes.rewrite import Rewriter, Rule, rewrite, with_operands
 
 
 @dataclass(frozen=True)

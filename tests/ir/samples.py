@@ -21,6 +21,11 @@ POSITIVE |= {("foreach", 6), ("foreach", 7)}
 """(op, operand) pairs that are sums of squares or their roots."""
 
 
+def f32(*shape: int) -> TensorType:
+    """A contiguous float32 type."""
+    return TensorType.of(DType.f32, shape)
+
+
 def samples_of(name: str) -> list[Sample]:
     cls = REGISTRY[name]
     return [(cls(**attributes), tuple(map(parse_type, types))) for attributes, types in cls.samples]

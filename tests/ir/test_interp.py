@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptc.errors import InputError, InternalError
-from gptc.ir.build import Builder, f32
+from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node
 from gptc.ir.interp import check_plan, interpret, interpret_planned
 from gptc.ir.op import Array
@@ -18,6 +18,7 @@ from gptc.ir.text import parse_graph, print_graph
 from gptc.ir.types import DType, TensorType
 from tests.ir.planned import by_hand, fused_step
 from tests.ir.random_graphs import feeds, graphs
+from tests.ir.samples import f32
 
 GOOD = {"error": 0, "scaled": 0, "dw": 768}
 """`scaled` in place of `error`, 768 bytes; then `dw`."""

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from gptc.ir.build import Builder, f32
+from gptc.ir.build import Builder
 from gptc.ir.graph import Value
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array, Op, ShapeError
@@ -16,7 +16,7 @@ from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.leaf import Leaf
 from gptc.ir.text import parse_graph, print_graph
 from gptc.ir.types import TensorType
-from tests.ir.samples import OPS, every_sample, operands
+from tests.ir.samples import OPS, every_sample, f32, operands
 
 EVERY_SAMPLE = every_sample()
 

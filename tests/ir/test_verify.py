@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from gptc.errors import InternalError
-from gptc.ir.build import Builder, f32
+from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node, Output, Placement, Value
 from gptc.ir.ops.elementwise import Neg
 from gptc.ir.ops.leaf import Constant, Input
@@ -20,6 +20,7 @@ from gptc.ir.types import DType, TensorType
 from gptc.ir.verify import CHECKS, verify
 from tests.ir.planned import by_hand, fused_step
 from tests.ir.random_graphs import graphs
+from tests.ir.samples import f32
 
 STEP = by_hand(fused_step(), error=0, scaled=0, dw=768)
 Fault = Callable[[Graph], Graph]

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gptc.errors import Span
+from gptc.ir.analysis import buffers
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.text import parse_graph, print_graph
@@ -78,9 +79,9 @@ def test_padding_and_decay(gpt2: Model) -> None:
 
 
 def test_buffers_say_what_the_model_says(gpt2: Model, graph: Graph) -> None:
-    found = [(b.op.key, b.op.shape, b.op.init, b.op.valid, b.op.decay) for b in graph.leaves("buffer")]  # type: ignore[attr-defined]
+    found = [(b.op.key, b.op.shape, b.op.init, b.op.valid, b.op.decay) for b in buffers(graph).values()]  # type: ignore[attr-defined]
     assert found == [(p.name, p.shape, p.init, p.valid, p.decay) for p in gpt2.params]
-    assert all(node.name == param.name for node, param in zip(graph.leaves("buffer"), gpt2.params, strict=True))
+    assert all(node.name == param.name for node, param in zip(buffers(graph).values(), gpt2.params, strict=True))
 
 
 def test_tied_embedding_is_one_parameter(graph: Graph) -> None:
@@ -121,8 +122,8 @@ def test_without_loss(gpt2: Model) -> None:
     """The graph of an inference program has no targets, and all the parameters."""
     made = build_graph(gpt2, 1, 8, with_loss=False)
     assert [o.name for o in made.outputs] == ["logits"]
-    assert [n.name for n in made.leaves("input")] == ["tokens"]
-    assert len(made.leaves("buffer")) == len(gpt2.params)
+    assert [n.name for n in made.nodes if n.op.name == "input"] == ["tokens"]
+    assert len(buffers(made)) == len(gpt2.params)
     assert not [n for n in made.nodes if n.op.name == "cross_entropy"]
 
 

@@ -125,7 +125,7 @@ def test_repeats_within_repeats(load: Load) -> None:
         f"h.{i}.g.{j}.b" for i in (0, 1) for j in range(3)
     ]
     assert graph.producer["h.1.x"].operands[0].name == "h.0.g.2.x"
-    assert [n.op.attributes()["value"] for n in graph.leaves("constant")] == [0.5]
+    assert [n.op.attributes()["value"] for n in graph.nodes if n.op.name == "constant"] == [0.5]
 
 
 def test_blocks_without_repeat_are_groups(load: Load) -> None:

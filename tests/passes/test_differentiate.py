@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gptc.errors import Span
-from gptc.ir.build import Builder, f32
+from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Value
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
@@ -17,6 +17,7 @@ from gptc.passes.manager import Context, UserFault
 from gptc.passes.recognise import Recognise
 from gptc.passes.simplify import Simplify
 from tests.ir.random_graphs import VOCABULARY, graphs
+from tests.ir.samples import f32
 from tests.passes.gpt2 import Gpt2, feeds
 
 STEP = 2.0**-13

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptc.ir.analysis import live_bytes
+from gptc.ir.analysis import buffers, live_bytes
 from gptc.ir.graph import Graph
 from gptc.ir.interp import Feeds, interpret, interpret_ranks
 from gptc.ir.ops.leaf import Buffer
@@ -36,7 +36,7 @@ def of_rank(graph: Graph, whole: Feeds, ranks: int, rank: int) -> dict[str, np.n
     """What a rank is fed: its share where the graph holds a share, gradients and tokens of its own."""
     found = dict(whole)
     rng = np.random.default_rng(rank)
-    for node in graph.leaves("buffer"):
+    for node in buffers(graph).values():
         assert isinstance(node.op, Buffer)
         array = whole[node.op.key]
         if array.shape != node.op.shape:

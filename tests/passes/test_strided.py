@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptc.ir.build import f32
 from gptc.ir.graph import Value
 from gptc.passes.strided import Strided, join
+from tests.ir.samples import f32
 
 SHAPES = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=4).map(tuple)
 

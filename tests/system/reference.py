@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 
+from gptc.ir.analysis import buffers
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
@@ -127,7 +128,7 @@ def slopes() -> dict[str, tuple[Slope, ...]]:
     arrays = {k: a.astype(np.float64) if a.dtype.kind == "f" else a for k, a in feeds(graph).items()}
     noise = rounding(graph, DType.f64)
     found: dict[str, tuple[Slope, ...]] = {}
-    for node in graph.leaves("buffer"):
+    for node in buffers(graph).values():
         assert isinstance(node.op, Buffer)
         key, base = node.op.key, arrays[node.op.key]
         rng = np.random.default_rng(zlib.crc32(key.encode()) + 1)

@@ -15,7 +15,6 @@ from gptc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
-    from gptc.ir.graph import Value
 
 
 def need_heads(q: TensorType, k: TensorType, v: TensorType) -> None:
@@ -100,24 +99,6 @@ class Attention(Op):
         out, lse = results
         grad: Grads = b.attention_grad(grads[0], *operands, out, lse, scale=self.scale, causal=self.causal)
         return grad
-
-    def decompose(self, b: Builder, operands: Values) -> Value:
-        """`out` from primitives: what this op is the fast form of."""
-        q, k, v = operands
-        batch, heads, length, size = q.type.shape
-        few = k.type.shape[1]
-
-        def repeat(x: Value) -> Value:
-            apart = b.reshape(x, shape=(batch, few, 1, length, size))
-            copies = b.broadcast_to(apart, shape=(batch, few, heads // few, length, size))
-            joined: Value = b.reshape(copies, shape=(batch, heads, length, size))
-            return joined
-
-        if few != heads:
-            k, v = repeat(k), repeat(v)
-        s = b.mul(b.matmul(q, k, trans_b=True), b.scalar(self.scale, q.type.dtype))
-        out: Value = b.matmul(b.softmax(s, causal=self.causal), v)
-        return out
 
     def flops(self, *operands: TensorType) -> int:
         return 2 * score_flops(operands[0], self.causal)

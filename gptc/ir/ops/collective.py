@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptc.ir.op import Array, Op, Pairs, Ranks, ShapeError, Types, need, need_count, register
-from gptc.ir.ops.optimizer import scalar_like
+from gptc.ir.ops.optimizer import need_scalars, scalar_like
 from gptc.ir.types import DType, TensorType
 from gptc.shares import part, share
 
@@ -276,9 +276,7 @@ class NormOverRanks(Collective):
     samples = (({}, ("f32[]",)), ({}, ("f32[]", "f32[]", "f32[]")))
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) > 0, "takes at least one operand")
-        for x in operands:
-            need(x.rank == 0 and x.dtype is operands[0].dtype, f"operands are scalars of one dtype, got {x}")
+        need_scalars(operands)
         return (scalar_like(operands[0]),)
 
     def together(self, ranks: Ranks) -> list[tuple[Array, ...]]:

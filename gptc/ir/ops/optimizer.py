@@ -6,6 +6,7 @@ result is the operand that it takes the place of, to the bit, whatever the gradi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,13 @@ from gptc.ir.types import DType, TensorType
 def scalar_like(x: TensorType) -> TensorType:
     """f32[], or f64[] for f64."""
     return TensorType.of(DType.f64 if x.dtype is DType.f64 else DType.f32, ())
+
+
+def need_scalars(operands: Sequence[TensorType]) -> None:
+    """One or more numbers of one dtype."""
+    need(len(operands) > 0, "takes at least one operand")
+    for x in operands:
+        need(x.rank == 0 and x.dtype is operands[0].dtype, f"operands are scalars of one dtype, got {x}")
 
 
 @register
@@ -53,9 +61,7 @@ class GlobalNorm(Op):
     samples = (({}, ("f32[]",)), ({}, ("f32[]", "f32[]", "f32[]")))
 
     def infer(self, *operands: TensorType) -> Types:
-        need(len(operands) > 0, "takes at least one operand")
-        for x in operands:
-            need(x.rank == 0 and x.dtype is operands[0].dtype, f"operands are scalars of one dtype, got {x}")
+        need_scalars(operands)
         return (scalar_like(operands[0]),)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
