@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gptc.codegen.artefact import SANITIZE
 from gptc.compiler import Compiled, build_model
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
@@ -134,14 +133,6 @@ def test_threads_do_not_change_a_bit(trainers: dict[str, Path], shard: Path, tmp
         )
         saved.append(path.read_bytes())
     assert saved[0] == saved[1] == saved[2] == saved[3]
-
-
-def test_sanitizers_find_nothing(tiny: Compiled, shard: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny.artefact.folder, tmp_path / "sanitized")
-    flags = " ".join([*tiny.artefact.manifest.build.flags, *SANITIZE])
-    subprocess.run(["make", "-s", "-j2", "train", f"CFLAGS={flags}"], cwd=folder, check=True)
-    done = run(folder, "--data", shard, "--steps", "5", "--val-every", "2", "--save", tmp_path / "w")
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def corrupt(path: Path, shard: Path, at: int, value: bytes) -> Path:

@@ -17,7 +17,7 @@ from gptc.options import Options
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.generate import Cached, Recomputed, Sampling, generate
 from tests.system.reference import rounding
-from tests.system.workshop import NANO, TINY, Workshop
+from tests.system.workshop import NANO, NEEDS_BF16, TINY, Workshop
 
 LENGTH = 96
 """More than one call of `prefill` takes, and no multiple of what it takes."""
@@ -88,8 +88,9 @@ def test_a_prompt_longer_than_the_window(workshop: Workshop) -> None:
     assert list(generate(cached, prompt, 20, GREEDY)) == list(generate(recomputed, prompt, 20, GREEDY))
 
 
-def test_threads_do_not_change_logits(workshop: Workshop) -> None:
-    model = workshop.build(TINY, batch=1, seq=LENGTH, mode="infer").model()
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=NEEDS_BF16), "int8"])
+def test_threads_do_not_change_logits(workshop: Workshop, precision: str) -> None:
+    model = workshop.build(TINY, batch=1, seq=LENGTH, mode="infer", precision=precision).model()
     ids = list(np.random.default_rng(3).integers(0, 61, LENGTH))
     found = []
     for threads in (1, 2, 3, 4):

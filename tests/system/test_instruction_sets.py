@@ -17,7 +17,7 @@ from gptc.compiler import Request, build_model, compile_model
 from gptc.errors import GptcError
 from gptc.options import Options
 from tests.cli.command import ROOT
-from tests.system.emulated import EmulatedModel
+from tests.system.child import ChildModel
 from tests.system.test_training import allowed, losses
 from tests.system.workshop import STRICT, TINY, Workshop
 
@@ -66,11 +66,11 @@ def test_neon(workshop: Workshop, tmp_path: Path) -> None:
     assert artefact.manifest.build.instructions == "NEON"
     if shutil.which(EMULATOR) is None:
         pytest.skip(f"compiled, but not run: {EMULATOR} is not installed")
-    with EmulatedModel(artefact, tmp_path, EMULATOR) as model:
+    with ChildModel(artefact, tmp_path, [EMULATOR]) as model:
         assert check_model(model).programs == ["evaluate", "step"]
     built = workshop.build()
     reference = losses(built.model(), steps=3)
-    with EmulatedModel(artefact, tmp_path / "again", EMULATOR) as model:
+    with ChildModel(artefact, tmp_path / "again", [EMULATOR]) as model:
         found = losses(model, steps=3)
     assert (np.abs(np.subtract(found, reference)) <= allowed(built, reference)).all(), (found, reference)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptc.check import check_artefact
+from gptc.check import check_artefact, check_model
 from gptc.codegen.target import WARNINGS
 from gptc.runtime.artefact import open_artefact
 from gptc.runtime.shard import write_shard
+from tests.system.child import ChildModel
 from tests.system.workshop import NEEDS_BF16, Workshop, make, run_native
 
 STEPS = 20
@@ -23,14 +24,16 @@ STEPS = 20
 def test_training_under_the_sanitizers(workshop: Workshop, tmp_path: Path, precision: str) -> None:
     """Odd sizes, so that the edges of every tile are walked: no report from address, leak or undefined behaviour.
 
-    Then in f32 again with a kernel that writes to memory it has freed, to see that the sanitizers are at work.
+    In bf16 a step is one program, in f32 two.  Then in f32 again with a kernel that writes to memory it has freed, to
+    see that the sanitizers are at work.
     """
     options = {"compiler": "cc", "sanitize": True, "precision": precision}
-    artefact = workshop.compile(batch=1, seq=13, micro=2, **options).artefact
+    artefact = workshop.compile(batch=1, seq=13, micro=2 if precision == "f32" else 1, **options).artefact
     folder = make(artefact, tmp_path, "train")
     shard = tmp_path / "tokens.bin"
     write_shard(shard, np.random.default_rng(5).integers(0, 61, 2000))
-    done = run_native(folder, "--data", str(shard), "--steps", str(STEPS))
+    saved = tmp_path / "weights.safetensors"
+    done = run_native(folder, "--data", str(shard), "--steps", str(STEPS), "--val-every", "7", "--save", str(saved))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(re.findall(r"^step \d+: train loss", done.stdout, re.MULTILINE)) == STEPS
     if precision != "f32":
@@ -44,6 +47,14 @@ def test_training_under_the_sanitizers(workshop: Workshop, tmp_path: Path, preci
     done = run_native(folder, "--data", str(shard), "--steps", "1")
     assert done.returncode != 0
     assert "heap-use-after-free" in done.stderr
+
+
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=NEEDS_BF16), "int8"])
+def test_generating_under_the_sanitizers(workshop: Workshop, tmp_path: Path, precision: str) -> None:
+    """Every call of `prefill` and `decode`, compared with the interpreter."""
+    options = {"compiler": "cc", "sanitize": True, "precision": precision, "mode": "infer"}
+    with ChildModel(workshop.compile(batch=3, seq=7, **options).artefact, tmp_path) as model:
+        assert check_model(model).programs == ["prefill", "decode"]
 
 
 def test_clang_agrees(workshop: Workshop, tmp_path: Path) -> None:
