@@ -13,6 +13,8 @@ from gptc.options import Options
 from gptc.runtime.cache import Cache
 
 TINY = Path(__file__).parent / "artefact" / "tiny.yaml"
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+"""Emitted code compiles without a complaint."""
 
 
 def pytest_configure() -> None:

@@ -15,7 +15,7 @@ LAYERS = {
     "memo": 5, "running_error": 5, "tune": 5, "report": 5, "cli": 5, "__main__": 5, "__init__": 5,
 }  # fmt: skip
 ONLY_IN = {
-    "networkx": ("gptc/ir/", "gptc/passes/"),
+    "networkx": ("gptc/passes/",),
     "jinja2": ("gptc/codegen/", "gptc/report/page.py"),
     "ruamel": ("gptc/model/",),
     "pydantic": (

@@ -5,6 +5,8 @@ Imports here are what `gptc --help` waits for: typer and nothing else.  A comman
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import typer
 
 from gptc.cli import (
@@ -26,45 +28,71 @@ from gptc.cli import (
 )
 from gptc.cli.failure import guarded
 
-app = typer.Typer(
-    name="gptc",
-    help="Compile a GPT described in YAML to readable C, train it, and let it write.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 a tool is missing, 4 numbers are wrong, 5 reading or writing "
+    "failed, 70 a bug in gptc, 130 and 143 stopped by a signal, with a checkpoint."
 )
-shows = typer.Typer(help="Show what the compiler makes of a model.", no_args_is_help=True)
-benches = typer.Typer(help="Measure a model beside what this machine can do.", no_args_is_help=True)
-datas = typer.Typer(help="Make text ready for training.", no_args_is_help=True)
-caches = typer.Typer(help="Look after the cache of compiled code.", no_args_is_help=True)
 
-app.command("compile")(guarded(compile.compile_))
-app.command("train")(guarded(train.train))
-app.command("generate")(guarded(generate.generate))
-app.add_typer(shows, name="show")
-for name, view in show.VIEWS.items():
-    shows.command(name)(guarded(view))
-app.add_typer(benches, name="bench")
-for name, measure in bench.BENCHES.items():
-    benches.command(name)(guarded(measure))
-app.command("tune")(guarded(tune.tune))
-app.command("diff")(guarded(diff.diff))
-app.command("opt")(guarded(opt.opt))
-app.command("schema")(guarded(schema.schema))
-app.command("doctor")(guarded(doctor.doctor))
-app.command("checkpoints")(guarded(checkpoints.checkpoints))
-app.command("report")(guarded(report.report))
-app.command("import")(guarded(interop.import_))
-app.command("export")(guarded(interop.export))
-app.add_typer(datas, name="data")
-for name, action in data.ACTIONS.items():
-    datas.command(name)(guarded(action))
-app.add_typer(caches, name="cache")
-for name, action in cache.ACTIONS.items():
-    caches.command(name)(guarded(action))
+Commands = Mapping[str, Callable[..., None]]
+COMMANDS: Commands = {
+    "compile": compile.compile_,
+    "train": train.train,
+    "generate": generate.generate,
+    "tune": tune.tune,
+    "diff": diff.diff,
+    "opt": opt.opt,
+    "schema": schema.schema,
+    "doctor": doctor.doctor,
+    "checkpoints": checkpoints.checkpoints,
+    "report": report.report,
+    "import": interop.import_,
+    "export": interop.export,
+}
+GROUPS: Mapping[str, tuple[str, Commands]] = {
+    "show": ("Show what the compiler makes of a model.", show.VIEWS),
+    "bench": ("Measure a model beside what this machine can do.", bench.BENCHES),
+    "data": ("Make text ready for training.", data.ACTIONS),
+    "cache": ("Look after the cache of compiled code.", cache.ACTIONS),
+}
+EXAMPLES = {
+    "compile": "gptc compile gpt2-124m --target cuda --precision bf16",
+    "train": "gptc train gpt2-124m --data data/tinyshakespeare --save-every 500 --resume auto",
+    "generate": "gptc generate gpt2-nano --prompt 'def ' --tokens 300 --temperature 0.7",
+    "tune": "gptc tune gpt2-nano --seconds 120",
+    "diff": "gptc diff gpt2-nano --precision bf16",
+    "opt": "gptc opt step.gir --passes 'simplify,layout,lower,fuse{max_operands=8}' --out fused.gir",
+    "report": "gptc report runs/first runs/second --out both.html",
+    "import": "gptc import gpt2_124M.bin weights.safetensors",
+    "export": "gptc export runs/gpt2-124m/weights.safetensors gpt2 --to hf",
+    "show graph": "gptc show graph gpt2-nano --stop-after differentiate",
+    "show kernel": "gptc show kernel gpt2-nano row_layer_norm",
+    "bench kernels": "gptc bench kernels gpt2-nano --repeats 20",
+    "bench decode": "gptc bench decode gpt2-124m --precision int8",
+    "data prepare": "gptc data prepare --recipe tinyshakespeare",
+    "data train-bpe": "gptc data train-bpe corpus.txt --vocab 8192 --out corpus.tiktoken",
+}
+"""Command -> a use of it, at the end of its help."""
 
 
 def main() -> None:
-    """The entry point.  Exit codes: 0 fine, 1 input, 2 usage, 3 a tool is missing, 4 numerics, 5 I/O, 70 a bug."""
+    """The entry point."""
     app()
+
+
+def _app(help_text: str, commands: Commands, group: str = "", epilog: str | None = None) -> typer.Typer:
+    """A group of commands; `group` and a space stand before their names in EXAMPLES."""
+    made = typer.Typer(
+        help=help_text, epilog=epilog, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+    for name, command in commands.items():
+        example = EXAMPLES.get(group + name)
+        made.command(name, epilog=f"Example: {example}" if example else None)(guarded(command))
+    return made
+
+
+app = _app(
+    "Compile a GPT described in YAML to readable C or CUDA, train it, and let it write.", COMMANDS, "", EXIT_CODES
+)
+for name, (help_text, commands) in GROUPS.items():
+    app.add_typer(_app(help_text, commands, f"{name} "), name=name)

@@ -17,7 +17,7 @@ def checkpoints(
     """List a run's checkpoints and verify them; ends with 5 if one is damaged."""
     from gptc.cli.output import Output
     from gptc.cli.train import CHECKPOINTS
-    from gptc.errors import GptcError, InputError
+    from gptc.errors import GptcError, InputError, StorageError
     from gptc.runtime.history import History
 
     output = Output(json)
@@ -34,6 +34,6 @@ def checkpoints(
         raise InputError.of(f"{history.folder}: no checkpoints", None, "gptc train --save-every makes them")
     rows = [(each["step"], f"{each['bytes'] / 1e6:,.1f}", each["problem"] or "sound") for each in found]
     output.table(str(history.folder), (">step", ">MB", "state"), rows)
-    output.result({"checkpoints": found})
-    if any(each["problem"] for each in found):
-        raise typer.Exit(5)
+    code = StorageError.code if any(each["problem"] for each in found) else 0
+    output.result({"checkpoints": found}, code)
+    raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""`gptc compile`: a model file becomes a folder of C, and the folder a library."""
+"""`gptc compile`: a model file becomes a folder of C or CUDA, and the folder a library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compile_(
     sanitize: Annotated[bool, typer.Option("--sanitize", help="Address and undefined-behaviour sanitizers.")] = False,
     json: Json = False,
 ) -> None:
-    """Compile a model to C, and the C to a library."""
+    """Compile a model to C or CUDA, and that to a library."""
     from gptc.cli.output import Output, seconds
 
     output = Output(json)

@@ -32,6 +32,7 @@ def doctor(
     from dataclasses import asdict
 
     from gptc.cli.output import Output
+    from gptc.errors import ToolMissing
 
     output = Output(json)
     findings = [_python(), _compiler(compiler, march), _openmp(compiler), _cache(), _tokenizer(), _nvcc(), _gpu()]
@@ -40,13 +41,9 @@ def doctor(
     output.table("", ("", "", ""), rows)
     bad = [f for f in findings if f.needed and not f.ok]
     output.line("something is missing" if bad else "all is well")
-    if bad:
-        if json:
-            from json import dumps
-
-            print(dumps({"ok": False, "code": 3, "findings": [asdict(f) for f in findings]}))
-        raise typer.Exit(3)
-    output.result({"findings": [asdict(f) for f in findings]})
+    code = ToolMissing.code if bad else 0
+    output.result({"findings": [asdict(f) for f in findings]}, code)
+    raise typer.Exit(code)
 
 
 def _python() -> Finding:
@@ -115,11 +112,11 @@ def _tokenizer() -> Finding:
 
 def _nvcc() -> Finding:
     """The CUDA compiler, and what it would be asked for."""
-    from gptc.codegen.target import describe_cuda
+    from gptc.codegen.target import cuda_compiler, describe_cuda
     from gptc.errors import GptcError
 
     try:
-        target = describe_cuda("nvcc", "native")
+        target = describe_cuda(cuda_compiler(), "native")
     except GptcError as error:
         return Finding("CUDA compiler", False, _told(error), needed=False)
     return Finding("CUDA compiler", True, f"{target.compiler}, for {target.march}", needed=False)

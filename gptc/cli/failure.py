@@ -14,10 +14,9 @@ from typing import Any
 
 import typer
 
-from gptc.errors import Diagnostic, GptcError, StorageError
+from gptc.errors import Diagnostic, GptcError, InternalError, StorageError
 
 INTERRUPTED = 130
-BUG = 70
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +50,7 @@ def _explain(error: Exception, as_json: bool) -> int:
     if isinstance(error, OSError):
         error = StorageError.of(f"{error.filename or 'input or output'}: {error.strerror or error}")
     diagnostics = [_with_excerpt(d) for d in error.diagnostics] if isinstance(error, GptcError) else [_bug(error)]
-    code = error.code if isinstance(error, GptcError) else BUG
+    code = error.code if isinstance(error, GptcError) else InternalError.code
     for diagnostic in diagnostics:
         print(diagnostic, file=sys.stderr)
     if as_json:

@@ -35,6 +35,9 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the ran
 Program = Annotated[str | None, typer.Option("--program", help="step, evaluate, logits, ... (default: all).")]
 
 
+PANEL = "How the model is compiled"
+
+
 def choice(*allowed: str) -> Callable[[str], str]:
     """A parser that accepts one of a few words."""
 
@@ -48,7 +51,7 @@ def choice(*allowed: str) -> Callable[[str], str]:
 
 
 def _option(kind: Any, name: str, text: str, default: Any = None, **more: Any) -> tuple[Any, Any]:
-    return Annotated[kind, typer.Option(name, help=text, **more)], default
+    return Annotated[kind, typer.Option(name, help=text, rich_help_panel=PANEL, **more)], default
 
 
 def _remat(text: str) -> str:
@@ -163,6 +166,7 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
 
 def _auto() -> tuple[str, str]:
     """The target that can run here, and why."""
+    from gptc.codegen.target import cuda_compiler
     from gptc.errors import ToolMissing
     from gptc.resources import find_nvcc
     from gptc.runtime.device import this_gpu
@@ -171,7 +175,7 @@ def _auto() -> tuple[str, str]:
         gpu = this_gpu()
     except ToolMissing as error:
         return "c", f"target c: {error.diagnostics[0].message}"
-    if find_nvcc("nvcc") is None:
+    if find_nvcc(cuda_compiler()) is None:
         return "c", f"target c: there is a GPU ({gpu.name}), but no CUDA compiler"
     return "cuda", f"target cuda: {gpu.name}, sm_{gpu.capability}, {gpu.free / 2**30:,.1f} GiB free"
 

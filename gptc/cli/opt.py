@@ -15,7 +15,7 @@ def opt(
     passes: Annotated[str, typer.Option(help="Passes to run, as 'simplify,update{clip=1.0}'.")] = "",
     stop_after: Annotated[str | None, typer.Option(help="The last pass to run.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Folder for the graph after each pass, and what changed.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the result.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the result (default: standard output).")] = None,
     json: Json = False,
 ) -> None:
     """Run passes on the graphs of a .gir file and print what they leave."""
@@ -38,14 +38,12 @@ def opt(
         folder = dump / f"{number:02d}-{graph.name}" if dump else None
         graphs.append(run_pipeline(graph, chosen, context, dump=folder, stop_after=stop_after))
     result = print_graphs(graphs)
-    if output:
-        with replacing(output) as temporary:
+    if out:
+        with replacing(out) as temporary:
             temporary.write_text(result, encoding="utf-8")
     elif not json:
         print(result, end="")
-    said = Output(json)
-    if json:
-        graph_text = {} if output else {"gir": result}
-        said.result(
-            {"passes": [asdict(t) for t in context.timings], "remarks": [*map(str, context.remarks)], **graph_text}
-        )
+    graph_text = {} if out else {"gir": result}
+    Output(json).result(
+        {"passes": [asdict(t) for t in context.timings], "remarks": [*map(str, context.remarks)], **graph_text}
+    )

@@ -64,10 +64,10 @@ class Output:
             table.add_row(*(str(cell) for cell in row))
         self.console.print(table, soft_wrap=False)
 
-    def result(self, data: dict[str, Any]) -> None:
-        """The JSON object, where it was asked for."""
+    def result(self, data: dict[str, Any], code: int = 0) -> None:
+        """The JSON object, where it was asked for; `code` is the one that the command ends with."""
         if self.as_json:
-            print(json.dumps({"ok": True, **data}))
+            print(json.dumps({"ok": True, **data} if not code else {"ok": False, "code": code, **data}))
 
 
 class Ticker:

@@ -147,12 +147,13 @@ def kernel(
 
     output = Output(json)
     artefact = compile_model(job.request, job.out).artefact
-    known = [path.stem for path in sorted((artefact.folder / "kernels").glob("*.c"))]
+    files = {path.stem: path for path in sorted((artefact.folder / "kernels").iterdir())}
+    known = list(files)
     matches = [k for k in known if k == name] or [k for k in known if k.startswith(name)]
     if len(matches) != 1:
         several = f"{name!r} could be {', '.join(matches)}" if matches else f"no kernel is called {name!r}"
         raise InputError.of(several, hint=did_you_mean(name, known) or "gptc show kernels lists them")
-    source = (artefact.folder / "kernels" / f"{matches[0]}.c").read_text(encoding="utf-8")
+    source = files[matches[0]].read_text(encoding="utf-8")
     if not json:
         print(source, end="")
     output.result({"kernel": matches[0], "source": source})

@@ -21,8 +21,6 @@ FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math
 the meaning.  `-ffast-math` would cancel the rounding steps of `gptc_exp` and give wrong numbers.
 """
 WIDE = "-mprefer-vector-width=512"
-WARNINGS = ("-Wall", "-Wextra", "-Werror")
-"""Emitted code compiles without a complaint."""
 
 CUDA_FLAGS = ("-O3", "-Xcompiler=-fPIC", "-cudart=static")
 """Contraction, and division and roots that round correctly, are what nvcc does unless told otherwise."""
@@ -74,7 +72,7 @@ class Target:
 def target_for(options: Options) -> Target:
     """The target that `options` ask for; InputError or ToolMissing where it cannot be had."""
     cuda = options.target == "cuda"
-    compiler = os.environ.get("NVCC", "nvcc") if cuda else options.compiler
+    compiler = cuda_compiler() if cuda else options.compiler
     target = describe_cuda(compiler, options.march) if cuda else describe(compiler, options.march)
     if options.precision == "int8" and (cuda or options.mode == "train"):
         message = "target cuda has no kernels for weights in 8 bits" if cuda else "weights in 8 bits cannot be trained"
@@ -85,6 +83,11 @@ def target_for(options: Options) -> Target:
         message = f"-march={options.march} has no instruction that multiplies bf16 (AVX512_BF16)"
         raise InputError.of(message, None, "use --precision f32")
     return target
+
+
+def cuda_compiler() -> str:
+    """The CUDA compiler: `nvcc`, or what the variable NVCC names."""
+    return os.environ.get("NVCC", "nvcc")
 
 
 @cache

@@ -15,7 +15,6 @@ import pytest
 
 from gptc.codegen.artefact import Emitted
 from gptc.codegen.program import Identifiers, enumerators, wrap
-from gptc.codegen.target import WARNINGS
 from gptc.codegen.write import write_artefact
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.errors import StorageError
@@ -24,7 +23,7 @@ from gptc.ir.text import parse_graphs
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
-from tests.conftest import TINY
+from tests.conftest import TINY, WARNINGS
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = [cc for cc in ("gcc", "clang") if shutil.which(cc)]

@@ -5,42 +5,59 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from gptc.cli import EXAMPLES, app
+from gptc.errors import GptcError
 from tests.cli.command import environment, gptc, one_object
 from tests.conftest import TINY
 
 # -- help ------------------------------------------------------------------------------------------
 
-COMMANDS = (
-    "compile",
-    "train",
-    "generate",
-    "bench",
-    "diff",
-    "opt",
-    "schema",
-    "doctor",
-    "show",
-    "cache",
-    "import",
-    "export",
-    "checkpoints",
-    "report",
-    "tune",
-)
+
+def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Words after `gptc`, and the command that they name."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from every_command(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
-def test_help_lists_every_command(home: Path) -> None:
-    done = gptc(home, "--help")
-    assert done.returncode == 0
-    assert all(re.search(rf"\b{name}\b", done.stdout) for name in COMMANDS)
+LEAVES = dict(every_command(typer.main.get_command(app)))
+
+
+def test_help_names_every_command_and_exit_code() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout
+    assert all(re.search(rf"\b{name.split()[0]}\b", shown) for name in LEAVES)
+    codes = {error.code for error in (GptcError, *GptcError.__subclasses__())}
+    assert all(re.search(rf"\b{code} \w", shown) for code in codes)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_speaks_json_and_is_described(name: str) -> None:
+    command = LEAVES[name]
+    assert "--json" in {flag for parameter in command.params for flag in parameter.opts}
+    assert command.help
+    assert all(getattr(parameter, "help", None) for parameter in command.params), name
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_understood(name: str) -> None:
+    words = shlex.split(EXAMPLES[name])
+    assert words[: 1 + len(name.split())] == ["gptc", *name.split()]
+    LEAVES[name].make_context(name, words[1 + len(name.split()) :])  # raises where a word means nothing
 
 
 def test_help_loads_nothing_heavy(home: Path) -> None:
@@ -54,22 +71,6 @@ def test_help_loads_nothing_heavy(home: Path) -> None:
         [sys.executable, "-c", code], env=environment(home), capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        *(c for c in COMMANDS if c not in ("show", "bench", "cache")),
-        "show graph",
-        "show kernel",
-        "bench train",
-        "cache stats",
-    ],
-)
-def test_every_command_speaks_json(home: Path, command: str) -> None:
-    done = gptc(home, *command.split(), "--help", COLUMNS="200")
-    assert done.returncode == 0
-    assert "--json" in done.stdout
 
 
 def test_weights_go_to_other_programs_and_back(home: Path) -> None:

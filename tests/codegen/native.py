@@ -15,7 +15,7 @@ import numpy as np
 from gptc.codegen.kernel import Argument, Call, Element
 from gptc.codegen.render import render, render_kernel
 from gptc.codegen.select import select
-from gptc.codegen.target import WARNINGS, Target, describe
+from gptc.codegen.target import Target, describe
 from gptc.ir.body import evaluate
 from gptc.ir.build import Builder
 from gptc.ir.compose import Body
@@ -26,6 +26,7 @@ from gptc.ir.ops.region import Gemm, Region, Row
 from gptc.ir.text import parse_type
 from gptc.ir.types import TensorType
 from gptc.passes.lower import Lower
+from tests.conftest import WARNINGS
 
 Array = np.ndarray[Any, Any]
 THREADS = (1, 2, 3)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gptc.codegen.target import WARNINGS
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
 from gptc.runtime.manifest import SEGMENTS
+from tests.conftest import WARNINGS
 from tests.system.workshop import make
 
 RUNNER = """

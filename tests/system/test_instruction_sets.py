@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from gptc.check import check_artefact, check_model
-from gptc.codegen.target import WARNINGS, describe
+from gptc.codegen.target import describe
 from gptc.compiler import Request, build_model, compile_model
 from gptc.errors import GptcError
 from gptc.options import Options
 from tests.cli.command import ROOT
+from tests.conftest import WARNINGS
 from tests.system.child import ChildModel
 from tests.system.test_training import allowed, losses
 from tests.system.workshop import STRICT, TINY, Workshop

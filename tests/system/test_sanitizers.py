@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gptc.check import check_artefact, check_model
-from gptc.codegen.target import WARNINGS
 from gptc.runtime.artefact import open_artefact
 from gptc.runtime.shard import write_shard
+from tests.conftest import WARNINGS
 from tests.system.child import ChildModel
 from tests.system.workshop import NEEDS_BF16, Workshop, make, run_native
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gptc.codegen.target import WARNINGS, describe
+from gptc.codegen.target import describe
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -19,6 +19,7 @@ from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
+from tests.conftest import WARNINGS
 
 TINY = Path(__file__).parent / "models" / "tiny.yaml"
 NANO = models_dir() / "gpt2-nano.yaml"
