@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.control import Control
@@ -78,7 +78,7 @@ class Ticker:
         self.status = self.console.status(what) if self.console.is_terminal else None
         self.last = time.monotonic()
 
-    def __enter__(self) -> Ticker:
+    def __enter__(self) -> Self:
         if self.status:
             self.status.start()
         return self

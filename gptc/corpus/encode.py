@@ -84,7 +84,7 @@ _tokenizer: Tokenizer | None = None
 
 def _begin(name: str) -> None:
     """Prepare a process of the pool: the first process alone answers to Ctrl-C, and takes this one with it."""
-    global _tokenizer
+    global _tokenizer  # noqa: PLW0603  (the state of a process)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     _tokenizer = load_tokenizer(name)

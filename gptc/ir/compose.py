@@ -38,8 +38,8 @@ def join(first: Wired, second: Wired) -> Wired:
     Names of `first` stay; names of `second` get a number where they would clash, so that joining the
     same two bodies gives the same text in every layer.
     """
-    known = {value: name for value, name in zip(first.reads, first.code.inputs, strict=True)}
-    known |= {value: name for value, name in zip(first.makes, first.code.outputs, strict=True)}
+    known = dict(zip(first.reads, first.code.inputs, strict=True))
+    known |= dict(zip(first.makes, first.code.outputs, strict=True))
     taken = {*first.code.inputs, *(s.result for s in first.code.stmts)}
     names: dict[str, str] = {}
     reads, inputs = list(first.reads), list(first.code.inputs)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -63,7 +63,7 @@ class Dim(int):
 
     name: str | None
 
-    def __new__(cls, size: int, name: str | None = None) -> Dim:
+    def __new__(cls, size: int, name: str | None = None) -> Self:
         dim = super().__new__(cls, size)
         dim.name = name if name is not None else getattr(size, "name", None)
         return dim

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TOGETHER = 0.2
@@ -39,7 +40,7 @@ class Interrupt:
         self._number: int | None = None
         self._breaks = False
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> Self:
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}

@@ -57,9 +57,9 @@ def test_lines_are_those_of_llmc() -> None:
     ]  # fmt: skip
     begins = r"^step \d+: train loss \d+\.\d{6} \(took 12\.500000 ms\)"
     goes_on = r" \| norm 0\.5124 \| lr 3\.00e-04 \| 100,000 tok/s \| 20\.0% MFU"
-    assert len(re.findall(begins + goes_on, text, re.M)) == 3
-    assert re.search(r"^val loss 4\.250000$", text, re.M)
-    assert re.search(r"^HellaSwag: 30/120 = 0\.250000$", text, re.M)
+    assert len(re.findall(begins + goes_on, text, re.MULTILINE)) == 3
+    assert re.search(r"^val loss 4\.250000$", text, re.MULTILINE)
+    assert re.search(r"^HellaSwag: 30/120 = 0\.250000$", text, re.MULTILINE)
     assert "generating:\n---\nTo be\n\N{REPLACEMENT CHARACTER}[2Jor\n---\n" in text
 
 

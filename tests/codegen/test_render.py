@@ -118,7 +118,7 @@ def test_emitted_text(name: str) -> None:
     with pytest.raises(InternalError, match=rf"{template}\.j2:\d+: does not declare the parameter 'extra'"):
         render_kernel(TARGET, replace(spec, params={**spec.params, "extra": 1}), [])
     if spec.params:
-        first = sorted(spec.params)[0]
+        first = min(spec.params)
         fewer = {k: v for k, v in spec.params.items() if k != first}
         with pytest.raises(InternalError, match=rf"{template}\.j2:\d+: needs the parameter '{first}'"):
             render_kernel(TARGET, replace(spec, params=fewer), [])

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class ChildModel(CpuModel):
         )  # fmt: skip
         initialise(self)
 
-    def __enter__(self) -> ChildModel:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:

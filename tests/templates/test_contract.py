@@ -85,7 +85,7 @@ def run_suite(variables: dict[str, str]) -> None:
     folder = Path(__file__).parent
     files = [str(path) for path in sorted(folder.glob("test_*.py")) if path != Path(__file__)]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", next(iter(ISAS)), *files]
-    done = subprocess.run(command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
