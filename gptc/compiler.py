@@ -252,11 +252,13 @@ def _summary(
 ) -> dict[str, Any]:
     from gptc.codegen.target import target_for
 
+    target = target_for(planned.options)
     kernels = sorted({call.kernel.name for program in programs for call in program.calls})
     return {
         "model": planned.model.name,
         "folder": artefact.folder.name,
-        "target": str(target_for(planned.options)),
+        "target": str(target),
+        "elsewhere": target.note,
         "parameters": planned.model.parameter_count,
         "programs": {program.name: len(program.calls) for program in programs},
         "kernels": kernels,

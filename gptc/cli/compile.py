@@ -12,7 +12,7 @@ from gptc.cli.flags import Job, Json, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
-    from gptc.compiler import Compiled
+    from gptc.compiler import Compiled, Request
     from gptc.runtime.build import Built
 
 
@@ -47,12 +47,15 @@ def compile_and_build(job: Job, output: Output, build: bool = True, runs: bool =
     from gptc.cli.output import Ticker
     from gptc.compiler import build_model, compile_model
 
-    with Ticker(output, "compiling"):
-        compiled = compile_model(job.request, job.out)
     if job.chosen:
         output.line(job.chosen)
+    with Ticker(output, "compiling"):
+        compiled = compile_model(job.request, job.out)
+    if runs:
+        for remark in _remarks(compiled.summary):
+            output.line(remark)
     if runs and compiled.artefact.manifest.target == "cuda":
-        _check_memory(job, compiled, output)
+        _check_gpu(job, compiled, output)
     if not build:
         return compiled, None
     start = time.perf_counter()
@@ -69,22 +72,51 @@ def for_inference(job: Job) -> Job:
     return replace(job, request=replace(job.request, options=options, **sizes))
 
 
-def _check_memory(job: Job, compiled: Compiled, output: Output) -> None:
-    """Refuse what the GPU cannot hold, with the largest batch that it can."""
+def _check_gpu(job: Job, compiled: Compiled, output: Output) -> None:
+    """Refuse what the GPU cannot run, or not hold: with the largest batch that it can, and what `--remat` would do."""
     from gptc.cli.output import Ticker
-    from gptc.compiler import largest_batch
     from gptc.errors import InputError
+    from gptc.runtime.cuda import check_architecture
     from gptc.runtime.device import this_gpu
 
     manifest, gpu = compiled.artefact.manifest, this_gpu()
+    check_architecture(compiled.artefact, gpu)
     need = sum(manifest.segments.values())
     if need <= gpu.free:
         return
-    with Ticker(output, "looking for a batch that fits"):
-        batch = largest_batch(job.request, gpu.free)
-    hint = f"--batch {batch} is the largest that fits" if batch else "not even --batch 1 fits; choose a smaller --seq"
-    sizes = f"needs {need / 2**30:,.1f} GiB; {gpu.free / 2**30:,.1f} of {gpu.name}'s {gpu.total / 2**30:,.1f} are free"
-    raise InputError.of(f"{manifest.model} with B {manifest.dims['B']} {sizes}", None, f"{hint}, or --remat block")
+    with Ticker(output, "looking for what fits"):
+        hint = _what_fits(job.request, gpu.free)
+    sizes = f"needs {_gib(need)}; {_gib(gpu.free)} of {gpu.name}'s {_gib(gpu.total)} are free"
+    raise InputError.of(f"{manifest.model} with B {manifest.dims['B']} {sizes}", None, hint)
+
+
+def _what_fits(request: Request, room: int) -> str:
+    """The largest batch that fits into `room` bytes, as it was asked for and with `--remat block`."""
+    from gptc.compiler import largest_batch, plan
+
+    batch = largest_batch(request, room)
+    found = f"--batch {batch} is the largest that fits" if batch else "not even --batch 1 fits"
+    if request.options.mode == "infer" or request.options.remat == "block":
+        return found if batch else f"{found}; choose a smaller --seq"
+    again = replace(request, options=replace(request.options, remat="block"))
+    need = sum(plan(again).memory.segments.values())
+    if need <= room:
+        return f"{found}; with --remat block this one needs {_gib(need)}"
+    more = largest_batch(again, room)
+    return f"{found}; with --remat block " + (f"--batch {more}" if more else "neither: choose a smaller --seq")
+
+
+def _remarks(summary: dict[str, Any]) -> list[str]:
+    """What is slower than it could be: code for another architecture, kernels that serve for faster ones, and why."""
+    found = [f"remark: {summary['elsewhere']}"] if summary["elsewhere"] else []
+    for why in dict.fromkeys(summary["slower"].values()):
+        kernels = ", ".join(kernel for kernel, reason in summary["slower"].items() if reason == why)
+        found.append(f"remark: slower kernels serve, {why}: {kernels}")
+    return found
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
 
 
 def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
@@ -117,7 +149,7 @@ def _print(output: Output, compiled: Compiled, built: Built | None) -> None:
     output.line(kernels)
     if summary["tuning"]:
         output.line(f"remark: {summary['tuning']}")
-    for kernel, why in summary["slower"].items():
-        output.line(f"remark: {kernel} serves for a faster kernel: {why}")
+    for remark in _remarks(summary):
+        output.line(remark)
     if not compiled.cached:
         output.line(", ".join(f"{name} {seconds(took)}" for name, took in summary["seconds"].items()))

@@ -154,7 +154,7 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
     from gptc.compiler import Request
     from gptc.options import Options
 
-    target, chosen = _auto() if flags["target"] == "auto" else (flags["target"], "")
+    target, chosen = auto_target(flags["precision"]) if flags["target"] == "auto" else (flags["target"], "")
     options = Options(
         target=target, mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],
         fuse=not flags["no_fuse"], remat=flags["remat"], plan=flags["plan"], tune=not flags["no_tune"],
@@ -164,19 +164,21 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
     return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"], chosen)
 
 
-def _auto() -> tuple[str, str]:
+def auto_target(precision: str) -> tuple[str, str]:
     """The target that can run here, and why."""
-    from gptc.codegen.target import cuda_compiler
-    from gptc.errors import ToolMissing
-    from gptc.resources import find_nvcc
+    from gptc.codegen.target import cuda_compiler, describe_cuda
+    from gptc.errors import GptcError
     from gptc.runtime.device import this_gpu
 
+    if precision == "int8":
+        return "c", "target c: weights in 8 bits are for CPUs"
+    found = ""
     try:
         gpu = this_gpu()
-    except ToolMissing as error:
-        return "c", f"target c: {error.diagnostics[0].message}"
-    if find_nvcc(cuda_compiler()) is None:
-        return "c", f"target c: there is a GPU ({gpu.name}), but no CUDA compiler"
+        found = f"there is a GPU, {gpu.name}, but "
+        describe_cuda(cuda_compiler(), "native")
+    except GptcError as error:
+        return "c", f"target c: {found}{error.diagnostics[0].message}"
     return "cuda", f"target cuda: {gpu.name}, sm_{gpu.capability}, {gpu.free / 2**30:,.1f} GiB free"
 
 

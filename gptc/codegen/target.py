@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from gptc.codegen.instructions import INSTRUCTION_SETS, InstructionSet, choose, features
-from gptc.errors import Diagnostic, InputError, ToolMissing, did_you_mean
+from gptc.errors import Diagnostic, GptcError, InputError, ToolMissing, did_you_mean
 from gptc.options import Options
 from gptc.resources import find_nvcc
 
@@ -29,6 +29,9 @@ CUDA_SHARED_LEAST = 99 << 10
 """Of an architecture that is not listed, whose code may run on any later one."""
 CUDA_FLOOR = 80
 """The oldest architecture that kernels are written for; its code runs on later ones."""
+FLOOR = f"sm_{CUDA_FLOOR}"
+CUDA_RELEASE = (12, 5)
+"""The first CUDA toolkit whose runtime has all that the emitted code calls (cudaGetDriverEntryPointByVersion)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Target:
     libs: tuple[str, ...] = ("-lm",)
     shared: int = 0
     """Bytes of shared memory that a block of a GPU may have."""
+    note: str = ""
+    """Why the code is not for the GPU of this machine, where it was to be."""
 
     def template(self, base: str) -> str:
         """The name of a kernel's template without `.j2`, `row` -> `c/row.c`."""
@@ -93,33 +98,59 @@ def cuda_compiler() -> str:
 @cache
 def describe_cuda(compiler: str, march: str) -> Target:
     """Ask nvcc once whether it knows the architecture `march`, such as sm_90a; `native` is that of the GPU here."""
-    nvcc = find_nvcc(compiler)
-    if nvcc is None:
+    path = find_nvcc(compiler)
+    if path is None:
         hint = "install NVIDIA's CUDA toolkit, or name its compiler with the variable NVCC"
         raise ToolMissing.of(f"no CUDA compiler: {compiler!r} was not found", None, hint)
-    known = _output([nvcc, "--list-gpu-code"])
-    if known is None:
-        raise ToolMissing.of(f"{compiler!r} is no working CUDA compiler", None, "install NVIDIA's CUDA toolkit")
-    arch = _device(nvcc) if march == "native" else march
-    if not _compiles_for(nvcc, arch):
-        raise InputError.of(f"{compiler} knows no architecture {march!r}", None, f"it knows {', '.join(known.split())}")
+    _check_release(compiler, path)
+    arch, note = _native(compiler, path) if march == "native" else (march, "")
+    number = re.fullmatch(r"sm_(\d+)[a-z]?", arch)
+    if number and int(number[1]) < CUDA_FLOOR:
+        raise _too_old(arch)
+    if complaint := _refusal(path, arch) if number else "no architecture":
+        raise _unknown_architecture(compiler, path, march, complaint)
     shared = CUDA_SHARED.get(arch.rstrip("af"), CUDA_SHARED_LEAST)
-    return Target("cuda", compiler, arch, (*CUDA_FLAGS, _code(arch)), True, suffix="cu", shared=shared)
+    return Target("cuda", compiler, arch, (*CUDA_FLAGS, _code(arch)), True, suffix="cu", shared=shared, note=note)
 
 
-def _device(compiler: str) -> str:
-    """The architecture of this machine's first GPU; the floor without one, or where the compiler is older than it."""
+def _check_release(compiler: str, path: str) -> None:
+    """The compiler answers, and is not too old."""
+    release = re.search(r"release (\d+)\.(\d+)", _output([path, "--version"]) or "")
+    if release is None:
+        raise ToolMissing.of(f"{compiler!r} is no working CUDA compiler", None, "install NVIDIA's CUDA toolkit")
+    if (int(release[1]), int(release[2])) < CUDA_RELEASE:
+        oldest = ".".join(map(str, CUDA_RELEASE))
+        message = f"{compiler} is of CUDA {release[1]}.{release[2]}; the emitted code needs {oldest} or later"
+        raise ToolMissing.of(message, None, "install a newer CUDA toolkit, or name its nvcc with the variable NVCC")
+
+
+def _native(compiler: str, path: str) -> tuple[str, str]:
+    """The architecture of this machine's first GPU; the floor, and why, where that cannot be."""
     said = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]) or ""
     match = re.match(r"(\d+)\.(\d)", said)
     if match is None:
-        return f"sm_{CUDA_FLOOR}"
+        return FLOOR, f"no GPU here that nvidia-smi knows: the code is for {FLOOR}, which later ones run too"
     number = int(match[1] + match[2])
-    if number < CUDA_FLOOR:
-        message = f"this machine's GPU, sm_{number}, is older than sm_{CUDA_FLOOR}, for which kernels are written"
-        raise InputError.of(message, None, "compile the model with --target c")
     # Hopper's matrix unit is in no other architecture, which the letter promises.
     arch = "sm_90a" if number == 90 else f"sm_{number}"
-    return arch if _compiles_for(compiler, arch) else f"sm_{CUDA_FLOOR}"
+    if number >= CUDA_FLOOR and _refusal(path, arch):
+        return FLOOR, f"{compiler} is too old for this GPU, {arch}: the code is for {FLOOR}, which it runs too, slower"
+    return arch, ""
+
+
+def _too_old(arch: str) -> InputError:
+    message = f"kernels are written for {FLOOR} and later, not for {arch}"
+    return InputError((Diagnostic(message, None, "compile the model with --target c"),))
+
+
+def _unknown_architecture(compiler: str, path: str, march: str, complaint: str) -> GptcError:
+    """What to say where nvcc refuses to compile for an architecture."""
+    if "architecture" not in complaint:  # it would for any: there is no C++ compiler that it takes, say
+        hint = "nvcc needs a C++ compiler; the variable NVCC_CCBIN names one"
+        return ToolMissing.of(f"{compiler} does not work: {complaint}", None, hint)
+    numbers = re.findall(r"sm_(\d+)", _output([path, "--list-gpu-code"]) or "")
+    listed = ", ".join(f"sm_{n}" for n in numbers if int(n) >= CUDA_FLOOR).replace("sm_90", "sm_90, sm_90a")
+    return InputError.of(f"{compiler} knows no architecture {march!r}", None, f"of {FLOOR} and later it knows {listed}")
 
 
 def _code(arch: str) -> str:
@@ -128,12 +159,15 @@ def _code(arch: str) -> str:
     return f"-gencode=arch={virtual},code=[{arch},{virtual}]"
 
 
-def _compiles_for(compiler: str, arch: str) -> bool:
-    """Whether nvcc knows an architecture, asked what it would do: its list leaves out variants such as sm_90a."""
-    if not re.fullmatch(r"sm_\d+[a-z]?", arch):
-        return False
-    argv = [compiler, "--dryrun", _code(arch), "-x", "cu", "-c", os.devnull, "-o", os.devnull]
-    return _output(argv) is not None
+def _refusal(path: str, arch: str) -> str:
+    """What nvcc says against an architecture, asked what it would do (its list leaves out variants such as sm_90a);
+    empty where it would compile."""
+    argv = [path, "--dryrun", _code(arch), "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    if _output(argv) is not None:
+        return ""
+    lines = (_output(argv, stderr=True) or "").split("\n")
+    fatal = [line for line in lines if "fatal" in line]
+    return re.sub(r"nvcc (fatal|error)\s*:\s*", "", fatal[-1]) if fatal else "it tells no reason"
 
 
 @cache

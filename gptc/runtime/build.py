@@ -18,6 +18,7 @@ from pathlib import Path
 from gptc.errors import GptcError, InternalError, StorageError, ToolMissing
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
+from gptc.runtime.calls import made_for
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.toolchain import Compiler, find_compiler, host_cpu
 
@@ -48,7 +49,7 @@ def build(
     """
     cache = cache or Cache()
     spec = artefact.manifest.build
-    cc = find_compiler(compiler, spec.compiler, cache)
+    cc = find_compiler(compiler, spec.compiler, cache, artefact.manifest.target)
     keys = {unit: _object_key(artefact, unit, cc) for unit in spec.units}
     key = content_hash("library", cc.identity, spec.flags, spec.libs, spec.library, sorted(keys.items()))
     if entry := cache.get(key):
@@ -88,7 +89,7 @@ def _object(artefact: Artefact, cc: Compiler, unit: str, key: str, cache: Cache)
 
     def compile_unit(folder: Path) -> None:
         if complaint := cc.run([*_compile_flags(artefact), unit, "-o", str(folder / OBJECT)], artefact.folder):
-            raise _failure(f"{unit} does not compile", complaint, cc)
+            raise _failure(f"{unit} does not compile", complaint, cc, artefact)
 
     return cache.put(key, compile_unit), True
 
@@ -97,21 +98,28 @@ def _link(artefact: Artefact, cc: Compiler, objects: list[Path], folder: Path) -
     spec = artefact.manifest.build
     arguments = [*spec.flags, "-shared", "-o", str(folder / spec.library), *map(str, objects), *spec.libs]
     if complaint := cc.run(arguments, artefact.folder):
-        raise _failure(f"{spec.library} does not link", complaint, cc)
+        raise _failure(f"{spec.library} does not link", complaint, cc, artefact)
 
 
 def _compile_flags(artefact: Artefact) -> list[str]:
     return [*artefact.manifest.build.flags, *POSITION_INDEPENDENT[artefact.manifest.target], "-c"]
 
 
-def _failure(what: str, complaint: str, cc: Compiler) -> GptcError:
-    """Emitted code must compile, so a failure is our bug, unless it is about the machine."""
+def _failure(what: str, complaint: str, cc: Compiler, artefact: Artefact) -> GptcError:
+    """Emitted code must compile, so a failure is our bug, unless it is about the machine.  Where the compiler names a
+    kernel, so does the error, with its ops and its line in the model file."""
     if "No space left on device" in complaint:
         return StorageError.of(f"{what}: the disk is full", None, "free some space in TMPDIR and in the cache")
     if re.search(r"omp\.h|cannot find -l\S*omp\b|library not found for -l\S*omp\b", complaint):
         hint = "install libomp (clang) or libgomp (gcc), or choose another compiler with CC"
         return ToolMissing.of(f"{what}: {cc.argv[0]} has no OpenMP", None, hint)
-    return InternalError.of(f"{what} with {cc.argv[0]}", None, None, complaint)
+    if re.search(r"host compiler|unsupported (GNU|clang) version", complaint, re.IGNORECASE):
+        hint = "nvcc needs a C++ compiler that it supports; the variable NVCC_CCBIN names one"
+        return ToolMissing.of(f"{what} with {cc.argv[0]}", None, hint, complaint)
+    kernels = [Path(name).stem for name in artefact.manifest.files if name.startswith("kernels/")]
+    named = min((k for k in kernels if k in complaint), key=complaint.index, default="")
+    span, ops = made_for(artefact, named) if named else (None, "")
+    return InternalError.of(f"{what} with {cc.argv[0]}", span, None, *filter(None, (ops, complaint)))
 
 
 def _object_key(artefact: Artefact, unit: str, cc: Compiler) -> str:

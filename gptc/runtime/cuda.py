@@ -8,7 +8,6 @@ each, zero at the start.
 from __future__ import annotations
 
 import ctypes
-import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,18 +19,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import GptcError, InputError, InternalError, StorageError, ToolMissing
+from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact
+from gptc.runtime.calls import kernel_of, made_for
 from gptc.runtime.cpu import AFTER, SMALLER, Memory, symbol
-from gptc.runtime.device import Gpu, Graph, Staging, driver, this_gpu
+from gptc.runtime.device import Gpu, Graph, Staging, allocate, bindings, download, driver, failure, this_gpu, upload
 from gptc.runtime.hooks import Averaging, set_hooks
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
 FAILURE_BYTES = 256
 """Of `gptc_failure` in the library."""
-LOST = ("ECC", "unavailable", "lost", "disconnected")
-"""Words of errors that are no kernel's fault."""
-HEADER_LINES = 6
+OLDEST = 80
+"""The oldest architecture that kernels are written for, sm_80."""
 
 
 class DeviceTensor:
@@ -45,7 +44,7 @@ class DeviceTensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         host = np.empty(self.shape, self.dtype)
-        driver().memcpy_dtoh(host, self._address)
+        download(host, self._address)
         return host if dtype is None else host.astype(dtype)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
@@ -60,7 +59,7 @@ class DeviceTensor:
             return
         host = np.empty(self.shape, self.dtype) if whole else np.asarray(self)
         host[index] = value
-        driver().memcpy_htod(self._address, host)
+        upload(self._address, host)
 
     def __float__(self) -> float:
         return float(np.asarray(self))
@@ -105,13 +104,13 @@ class CudaModel:
         self.artefact, self._plain = artefact, plain
         self._driver = driver()
         check_gpu(artefact, this_gpu())
+        if not plain:
+            bindings()  # missing, it is told now and not at the second step
         self._library = _load(library)
         self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
         self._failure = (ctypes.c_char * FAILURE_BYTES).in_dll(self._library, "gptc_failure")
         sizes = artefact.manifest.segments
-        self._segments = {name: self._driver.mem_alloc(max(1, sizes[name])) for name in SEGMENTS}
-        for name in SEGMENTS:
-            self._driver.memset_d8(self._segments[name], 0, max(1, sizes[name]))
+        self._segments = {name: allocate(sizes[name]) for name in SEGMENTS}
         self._memory = Memory(*(int(segment) for segment in self._segments.values()))
         self.stream = self._driver.Stream()  # of the kind that waits for copies, which go to the default stream
         ctypes.c_void_p.in_dll(self._library, "gptc_stream").value = self.stream.handle
@@ -150,7 +149,7 @@ class CudaModel:
         """A copy of the raw bytes of a segment: "params", "state", "io" or "arena"."""
         host = np.empty(self.artefact.manifest.segments[name], np.uint8)
         if host.size:
-            self._driver.memcpy_dtoh(host, self._segments[name])
+            download(host, int(self._segments[name]))
         return host
 
     def place(self, name: Segment) -> tuple[int, int]:
@@ -161,7 +160,7 @@ class CudaModel:
     def peek(self, name: Segment, offset: int, size: int) -> NDArray[np.uint8]:
         """A copy of bytes of a segment."""
         host = np.empty(size, np.uint8)
-        self._driver.memcpy_dtoh(host, int(self._segments[name]) + offset)
+        download(host, int(self._segments[name]) + offset)
         return host
 
     def run(self, program: str) -> None:
@@ -232,29 +231,11 @@ class CudaModel:
             with self.exchange.waiting() if self.exchange else nullcontext():
                 self.stream.synchronize()
         except self._driver.Error as error:
-            raise self._device_error(where, kernel, error) from None
-        if failure := self._failure.value.decode(errors="replace"):
-            kernel = failure.split(":")[0]
-            raise InternalError.of(f"{where}: cannot launch {failure}", None, None, *self._about(kernel))
-
-    def _device_error(self, where: str, kernel: str, error: Exception) -> GptcError:
-        hint: str | None = "look at `nvidia-smi`; --resume auto goes on from the last checkpoint"
-        if any(word in str(error) for word in LOST):
-            return StorageError.of(f"the GPU was lost during {where}: {error}", None, hint)
-        hint = None if kernel else "run it again with --plain-launches, which tells the kernel"
-        return InternalError.of(f"{where} failed on the device: {error}", None, hint, *self._about(kernel))
-
-    def _about(self, kernel: str) -> list[str]:
-        """The ops of a kernel and their lines in the model file, as its source tells them."""
-        source = self.artefact.folder / "kernels" / f"{kernel}.cu"
-        lines = source.read_text(encoding="utf-8").splitlines() if kernel and source.is_file() else []
-        return [line[2:].strip() for line in lines[:HEADER_LINES] if line.startswith("//")]
-
-    def _kernel(self, call: int) -> str:
-        """The kernel of a call of the program that runs."""
-        plan = json.loads((self.artefact.folder / "plan.json").read_text(encoding="utf-8"))
-        calls: list[Any] = next((p["kernels"] for p in plan["programs"] if p["name"] == self.running), [])
-        return str(calls[call]["kernel"]) if call < len(calls) else ""
+            span, ops = made_for(self.artefact, kernel)
+            raise failure(where, str(error), ops, span) from None
+        if said := self._failure.value.decode(errors="replace"):
+            span, ops = made_for(self.artefact, said.split(":")[0])
+            raise InternalError.of(f"{where}: cannot launch {said}", span, None, *filter(None, (ops,)))
 
     def _call_hook(self, call: int) -> None:
         self._guard(lambda: self._awaited(call))
@@ -264,7 +245,7 @@ class CudaModel:
         try:
             self.stream.synchronize()
         except self._driver.Error:
-            kernel = self._kernel(call)
+            kernel = kernel_of(self.artefact, self.running, call)
             self._synchronise(f"kernel call {call} of {self.running}, {kernel},", kernel)
         if self._hook:
             self._hook(call)
@@ -289,12 +270,18 @@ def _load(library: Path) -> ctypes.CDLL:
         raise ToolMissing.of(f"cannot load {library.name}: {error}") from None
 
 
-def check_gpu(artefact: Artefact, gpu: Gpu) -> None:
-    """Refuse what the device cannot run or hold, before anything is allocated."""
+def check_architecture(artefact: Artefact, gpu: Gpu) -> None:
+    """Refuse code that the device cannot run."""
     found = re.search(r"code=\[(sm_(\d+)a?)", " ".join(artefact.manifest.build.flags))
     if found and (gpu.capability != int(found[2]) if found[1].endswith("a") else gpu.capability < int(found[2])):
         message = f"compiled for {found[1]}; this GPU, {gpu.name}, is sm_{gpu.capability}"
-        raise InputError.of(message, None, "compile it again with --march native, or for an older one (sm_80 at least)")
+        hint = "with --march native" if gpu.capability >= OLDEST else "with --target c: kernels are for sm_80 and later"
+        raise InputError.of(message, None, f"compile it again {hint}")
+
+
+def check_gpu(artefact: Artefact, gpu: Gpu) -> None:
+    """Refuse what the device cannot run or hold, before anything is allocated."""
+    check_architecture(artefact, gpu)
     need = sum(artefact.manifest.segments.values())
     if need > gpu.free:
         sizes = f"needs {need / 2**30:,.1f} GiB of device memory; {gpu.free / 2**30:,.1f} are free"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptc.errors import GptcError, NumericsError, Span
+from gptc.runtime.calls import planned
 from gptc.runtime.manifest import DTYPES, Segment
 from gptc.runtime.model import Model
 from gptc.runtime.world import World
@@ -102,12 +103,12 @@ class _Watch:
     def __init__(self, model: Model) -> None:
         self.model, self.number = model, -1
         self.found: Culprit | None = None
-        plan = json.loads((model.artefact.folder / "plan.json").read_text(encoding="utf-8"))
-        self.calls = {program["name"]: program["kernels"] for program in plan["programs"]}
+        programs = planned(model.artefact)
+        self.calls = {program["name"]: program["kernels"] for program in programs}
         names = [field.name for field in fields(Written)]
         self.values = {
             program["name"]: {v["name"]: Written(*(v[name] for name in names)) for v in program["values"]}
-            for program in plan["programs"]
+            for program in programs
         }
 
     def after(self, index: int) -> None:

@@ -118,7 +118,7 @@ class GpuProbe:
 
 def _build(files: Mapping[str, str], build: Build, cache: Cache) -> Path:
     """The library, from the cache or compiled now."""
-    nvcc = find_compiler(build.compiler, build.compiler, cache)
+    nvcc = find_compiler(build.compiler, build.compiler, cache, "cuda")
     units = sorted(name for name in files if name.endswith(".cu"))
 
     def compile_probe(entry: Path) -> None:

@@ -6,7 +6,6 @@ fast the machine is (`probe`), or print.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, NumericsError
 from gptc.runtime.artefact import Artefact
+from gptc.runtime.calls import planned
 from gptc.runtime.init import fill
 from gptc.runtime.loss_scale import FIRST
 from gptc.runtime.model import Model
@@ -87,8 +87,7 @@ class KernelTime:
 
 def calls_of(artefact: Artefact) -> dict[str, tuple[Call, ...]]:
     """Program -> its kernel calls in order, as `plan.json` has them."""
-    plan = json.loads((artefact.folder / "plan.json").read_text(encoding="utf-8"))
-    return {program["name"]: tuple(map(_call, program["kernels"])) for program in plan["programs"]}
+    return {program["name"]: tuple(map(_call, program["kernels"])) for program in planned(artefact)}
 
 
 class _Numpy:

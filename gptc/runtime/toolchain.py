@@ -1,4 +1,4 @@
-"""The C compiler: which one, and everything about it and this machine that decides what it emits."""
+"""The C or CUDA compiler: which one, and everything about it and this machine that decides what it emits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ CPU_FIELDS = (
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
     "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features",
 )  # fmt: skip
-HINT = "install gcc or clang, or name a compiler with the variable CC"
+VARIABLE = {"c": "CC", "cuda": "NVCC"}
+"""Target -> the variable that names another compiler for it than the artefact does."""
+INSTALL = {"c": "install gcc or clang", "cuda": "install NVIDIA's CUDA toolkit"}
 MESSAGE_LINES = 6
 
 
@@ -43,31 +45,33 @@ class Compiler:
                 capture_output=True, text=True, errors="replace", check=False,
             )  # fmt: skip
         except OSError as error:
-            raise ToolMissing.of(f"cannot run {self.argv[0]}: {error.strerror}", None, HINT) from None
+            raise ToolMissing.of(f"cannot run {self.argv[0]}: {error.strerror}") from None
         if done.returncode == 0:
             return None
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return "\n  ".join(lines[:MESSAGE_LINES]) or f"exit status {done.returncode} without a message"
 
 
-def find_compiler(chosen: str | None, emitted_for: str, cache: Cache) -> Compiler:
-    """The compiler asked for, else that of the variable CC, else the manifest's.
+def find_compiler(chosen: str | None, emitted_for: str, cache: Cache, target: str = "c") -> Compiler:
+    """The compiler asked for, else that of the target's variable, else the manifest's.
 
     Its version is asked once and then remembered by the identity of its binary, so that a build
     that finds everything in the cache runs no compiler at all.
     """
-    command = chosen or os.environ.get("CC") or emitted_for
+    command = chosen or os.environ.get(VARIABLE[target]) or emitted_for
+    hint = f"{INSTALL[target]}, or name a compiler with the variable {VARIABLE[target]}"
     try:
         words = shlex.split(command)
     except ValueError:
         words = []
     path = find_nvcc(words[0]) if words else None
     if path is None:
-        raise ToolMissing.of(f"no C compiler: {command!r} was not found", None, HINT)
+        raise ToolMissing.of(f"no compiler for target {target}: {command!r} was not found", None, hint)
+    path = os.path.abspath(path)  # it is run from the artefact's folder
     binaries = [found for word in words if (found := find_nvcc(word))]  # `ccache gcc` is two
     known = content_hash("compiler", words, [_binary_identity(binary) for binary in binaries])
     argv = (path, *words[1:])
-    entry = cache.get(known) or cache.put(known, lambda folder: _store_version(argv, folder))
+    entry = cache.get(known) or cache.put(known, lambda folder: _store_version(argv, hint, folder))
     version = (entry / "version").read_text()
     variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     return Compiler(argv, content_hash(known, version, variables))
@@ -88,13 +92,13 @@ def _binary_identity(path: str) -> list[str | int]:
     return [os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def _store_version(argv: tuple[str, ...], folder: Path) -> None:
+def _store_version(argv: tuple[str, ...], hint: str, folder: Path) -> None:
     try:
         done = subprocess.run(
             [*argv, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolMissing.of(f"cannot run {argv[0]}: {error}", None, HINT) from None
+        raise ToolMissing.of(f"cannot run {argv[0]}: {error}", None, hint) from None
     if done.returncode != 0:
-        raise ToolMissing.of(f"{' '.join(argv)} --version failed with status {done.returncode}", None, HINT)
+        raise ToolMissing.of(f"{' '.join(argv)} --version failed with status {done.returncode}", None, hint)
     (folder / "version").write_text(done.stdout)

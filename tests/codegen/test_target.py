@@ -12,7 +12,7 @@ import pytest
 from gptc.codegen import target as targets
 from gptc.codegen.instructions import choose
 from gptc.codegen.render import render
-from gptc.codegen.target import FLAGS, Target, describe, target_for
+from gptc.codegen.target import FLAGS, Target, describe, describe_cuda, target_for
 from gptc.errors import InputError, ToolMissing
 from gptc.options import Options
 from tests.codegen.native import TARGET
@@ -124,20 +124,24 @@ def test_hostile_instruction_sets(march: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "arch"), [("9.0\n9.0\n", "sm_90a"), ("8.6\n", "sm_86"), ("10.0\n", "sm_100"), (None, "sm_80")]
-)
-def test_native_is_the_first_gpu(monkeypatch: pytest.MonkeyPatch, said: str | None, arch: str) -> None:
-    monkeypatch.setattr(targets, "_output", lambda argv: said if argv[0] == "nvidia-smi" else "")
-    assert targets._device("nvcc") == arch
+    ("said", "knows", "arch", "note"),
+    [("9.0\n9.0\n", True, "sm_90a", ""), ("8.6\n", True, "sm_86", ""), ("10.0\n", True, "sm_100", ""),
+     (None, True, "sm_80", "no GPU here"), ("9.0", False, "sm_80", "too old for this GPU, sm_90a")],
+)  # fmt: skip
+def test_native_is_the_first_gpu(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, knows: bool, arch: str, note: str
+) -> None:
+    """Code for the floor runs anywhere, and why it serves is told."""
 
+    def output(argv: list[str], stderr: bool = False) -> str | None:
+        if argv[0] == "nvidia-smi":
+            return said
+        known = knows or "arch=compute_80" in " ".join(argv) or "--version" in argv
+        return "release 13.0" if known or stderr else None
 
-def test_gpu_newer_than_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code for the floor runs there too."""
-    monkeypatch.setattr(targets, "_output", lambda argv: "9.0" if argv[0] == "nvidia-smi" else None)
-    assert targets._device("nvcc") == "sm_80"
-
-
-def test_gpu_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "_output", lambda argv: "7.5")
-    with pytest.raises(InputError, match="this machine's GPU, sm_75, is older than sm_80"):
-        targets._device("nvcc")
+    monkeypatch.setattr(targets, "find_nvcc", lambda compiler: compiler)
+    monkeypatch.setattr(targets, "_output", output)
+    target = describe_cuda.__wrapped__("nvcc", "native")
+    assert target.march == arch
+    assert note in target.note
+    assert bool(note) == bool(target.note)

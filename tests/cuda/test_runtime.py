@@ -40,14 +40,23 @@ def test_artefact_of_another_target(tiny: Compiled) -> None:
         CudaModel(tiny.artefact, Path("libmodel.so"))
 
 
-def test_no_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import that fails, for want of the package or of the driver's library, is a missing tool."""
+def test_no_pycuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package that is missing, and the driver's library that it does not find, are told apart."""
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     driver.cache_clear()
     with pytest.raises(ToolMissing, match="cannot load pycuda") as caught:
         driver()
     assert caught.value.code == 3
-    assert "libcuda" in (caught.value.diagnostics[0].hint or "")
+    assert caught.value.diagnostics[0].hint == "pip install 'gptc[cuda]'"
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "driver.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("pycuda", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that what is imported now is forgotten in the end
+        del sys.modules[name]
+    with pytest.raises(ToolMissing, match="cannot load pycuda: libcuda") as caught:
+        driver()
+    assert "NVIDIA's driver" in (caught.value.diagnostics[0].hint or "")
 
 
 def test_too_little_device_memory(tiny: Compiled) -> None:
