@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import jinja2
@@ -62,6 +63,7 @@ class Contract:
         return tuple(name.strip("[]") for name in kept)
 
 
+_COMMENTED = re.compile(r"""( *)([^\s/"'#][^"']*?) +(// .*)""")
 _FIELD = re.compile(r"^  (kernel|params|args|tune|needs): *(.*(?:\n {10}.*)*)", re.MULTILINE)
 
 
@@ -123,9 +125,25 @@ def identifiers(template: str) -> frozenset[str]:
 
 
 def tidy(text: str) -> str:
-    """The white space every emitted file has: none at the end of a line, one blank line at most, one last newline."""
+    """The white space every emitted file has: none at the end of a line, one blank line at most, one last newline,
+    and comments at the ends of neighbouring lines below each other."""
     lines = [line.rstrip() for line in text.strip("\n").split("\n")]
-    return "\n".join(b for a, b in zip(["", *lines], lines, strict=False) if a or b) + "\n"
+    kept = (b for a, b in zip(["", *lines], lines, strict=False) if a or b)
+    return "\n".join(line for _, run in groupby(kept, _depth_of_comment) for line in _aligned(list(run))) + "\n"
+
+
+def _depth_of_comment(line: str) -> int | None:
+    """How far a line is indented whose code a comment follows; None for any other."""
+    match = _COMMENTED.fullmatch(line)
+    return len(match[1]) if match else None
+
+
+def _aligned(lines: list[str]) -> list[str]:
+    """The comments of neighbours in one column, where that leaves room for them."""
+    matches = [match for line in lines if (match := _COMMENTED.fullmatch(line))]
+    width = max((len(match[2]) for match in matches), default=0)
+    found = [f"{match[1]}{match[2]:{width}} {match[3]}" for match in matches]
+    return found if found and max(map(len, found)) <= LINE else lines
 
 
 def render_kernel(target: Target, spec: KernelSpec, header: Sequence[str]) -> str:

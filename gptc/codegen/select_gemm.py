@@ -15,6 +15,7 @@ from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import Matmul, Plan, begin_aligned
 from gptc.errors import InternalError
+from gptc.ir.body import Stmt
 from gptc.ir.compose import live
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.matmul import FEW_ROWS
@@ -22,6 +23,7 @@ from gptc.ir.ops.region import Gemm
 from gptc.ir.types import DType, TensorType
 
 SHAPES = {"full": "like C", "row": "[M]", "col": "[N]", "scalar": "[]"}
+ROLES: dict[tuple[str, ...], str] = {("add", "col"): "bias", ("mul", "col"): "scale", ("add", "full"): "addend"}
 SIZES = ("M", "N", "K", "lda", "ldb", "ldc", "batch0", "batch1", "sa0", "sa1", "sb0", "sb1", "sc0", "sc1")
 
 
@@ -110,12 +112,16 @@ class _Epilogue:
         self.factors = node.operands[:2]
         names = Names(reserved)
         acc, *rest = op.body.inputs
-        self.inputs = [
-            (names.new(name), _access(value.type, product, form), value)
-            for name, value in zip(rest, node.operands[2:], strict=True)
-        ]
-        self.results = [(names.new(n, "_out"), n, v) for n, v in zip(op.body.outputs, node.results, strict=True)]
         stmts = live(op.body.stmts, op.body.outputs)
+        self.inputs = [
+            (names.new(_role(name, access, stmts)), access, value)
+            for name, value in zip(rest, node.operands[2:], strict=True)
+            for access in (_access(value.type, product, form),)
+        ]
+        self.results = [
+            (names.new("c" if n == acc else n, "_out"), n, v)
+            for n, v in zip(op.body.outputs, node.results, strict=True)
+        ]
         self.block = Block({acc: Expr("acc")}, stmts, op.body.outputs, names.new)
         for name, (local, _, value) in zip(rest, self.inputs, strict=True):
             self.block.define(name, Expr(local) if loaded else read(value.type.dtype, local))
@@ -168,6 +174,12 @@ def _access(kind: TensorType, product: TensorType, form: Product) -> str:
         if kind.shape == (*product.shape[:-1], 1) and form.sizes[6:8] == (1, 1):
             return "row"
     raise InternalError.of(f"the epilogue of a product {product} cannot read {kind}")
+
+
+def _role(name: str, access: str, stmts: Sequence[Stmt]) -> str:
+    """What an operand of the epilogue is called: what it is to the one statement that uses it, or its own name."""
+    users = [stmt.fn for stmt in stmts if name in stmt.args]
+    return ROLES.get((*users, access), name)
 
 
 @dataclass(frozen=True)

@@ -152,9 +152,9 @@ SOURCE_FAULTS = (
                 "gptc_min(from + STEP, depth - 1)"),
     SourceFault("sums begin with what the scratch held", "kernels/gemm_tn_*", "first ? (vf)",
                 "first < 0 ? (vf)"),
-    SourceFault("epilogue with the bias of the next column", "kernels/gemm_nt_add_gelu_*", "e->b_[n0 + j]",
-                "e->b_[n0 + (j ^ 1)]"),
-    SourceFault("epilogue subtracts the bias", "kernels/gemm_nt_add_*", "acc + b_", "acc - b_"),
+    SourceFault("epilogue with the bias of the next column", "kernels/gemm_nt_add_gelu_*", "e->bias[n0 + j]",
+                "e->bias[n0 + (j ^ 1)]"),
+    SourceFault("epilogue subtracts the bias", "kernels/gemm_nt_add_*", "acc + bias", "acc - bias"),
     SourceFault("tile stored one row too low", "kernels/gemm_nn_*", "(m0 + i) * e->ldc", "(m0 + (i ^ 1)) * e->ldc"),
     # Attention.
     SourceFault("query sees the next key", "kernels/attention_causal_[!g]*", "gptc_min(i, T - 1) + 1 - j0",

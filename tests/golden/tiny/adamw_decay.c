@@ -15,13 +15,13 @@
 enum { CHUNK = 16384 };
 
 void adamw_decay_1df11b(
-    const float *p,     // [n] parameters
-    const float *g,     // [n] gradients
-    const float *m,     // [n] first moments
-    const float *v,     // [n] second moments
-    const float *lr,    // [] learning rate
-    const float *step,  // [] 1 at the first update
-    const float *scale, // [] factor on the gradients, for clipping; 0: keep everything as it is
+    const float *p,                           // [n] parameters
+    const float *g,                           // [n] gradients
+    const float *m,                           // [n] first moments
+    const float *v,                           // [n] second moments
+    const float *lr,                          // [] learning rate
+    const float *step,                        // [] 1 at the first update
+    const float *scale,                       // [] factor on the gradients, for clipping; 0: keep everything as it is
     float *p_out, float *m_out, float *v_out, // [n] each, may be p, m, v
     int64_t n)
 {

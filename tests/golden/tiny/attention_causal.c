@@ -10,10 +10,10 @@
 // packed in the order in which the tiles read them, and then stay in the L2 cache. A thread takes a whole head.
 
 enum {
-    MR = 4,               // rows of a register tile
-    NR = 2 * VEC,         // its columns
-    KEYS = 384,           // of a block
-    SCORES = KEYS + VEC,  // from a row of scores to the next: a power of two apart they would share cache sets
+    MR = 4,              // rows of a register tile
+    NR = 2 * VEC,        // its columns
+    KEYS = 384,          // of a block: MR rows of scores, 13 KB for 8, stay in the L1 cache
+    SCORES = KEYS + VEC, // from a row of scores to the next: a power of two apart they would share cache sets
 };
 
 // How many keys of the block that begins at j0 query i may see: those at or before it.
@@ -120,9 +120,9 @@ void attention_causal_6d2fa8(
         float *values = keys + rows * depth;                             // [rows][width]
         float *queries = values + rows * width;                          // [MR][width]
         float *sums = queries + MR * width;                              // [MR][width], exp(s - max) V
-        float *s = sums + MR * width;  // [MR][SCORES], scores, then their exp
-        float *max = s + MR * SCORES;  // [MR], of the scores so far
-        float *sum = max + MR;         // [MR], of exp(s - max) so far
+        float *s = sums + MR * width;                                    // [MR][SCORES], scores, then their exp
+        float *max = s + MR * SCORES;                                    // [MR], of the scores so far
+        float *sum = max + MR;                                           // [MR], of exp(s - max) so far
 
         for (int64_t j = 0; j < T; j += NR)
             pack_columns(keys + j * depth, K + j * k_t, k_t, gptc_min(NR, T - j), D);

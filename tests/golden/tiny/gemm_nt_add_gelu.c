@@ -1,4 +1,4 @@
-// gemm_nt_add_gelu_0caf94: 2 calls (2 in step)
+// gemm_nt_add_gelu_63dffe: 2 calls (2 in step)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
 //   computes  matmul, add, gelu
 //   moves     53.8 kB, 340.0 kflop in its first call
@@ -26,7 +26,7 @@ enum {
     MR = 6,            // rows of a tile
     NR = 16,           // its columns: MR * NR / VEC accumulators, enough to hide the latency of the FMA
     KC = 1024,         // longest run along k; the panel is then 4096 * NR bytes and stays in L2
-    PANELS = 384 / NR, // most panels of a strip
+    PANELS = 384 / NR, // most panels of a strip: unfinished sums of 384 columns, 1.5 MB for MC rows
     MC = 1024,         // most rows that share a packed panel; further ones are work for other threads
     STEP = 16,         // steps along k between two requests for what is packed next
     PACE = 2,          // cache lines that are then requested
@@ -36,19 +36,19 @@ enum {
 // ---- write back: finished sums go through the epilogue to the results --------------------------------
 
 struct epilogue {
-    const float *b_; // [N]
-    float *y_out; // [M, N], row stride ldc
-    float *y1; // [M, N], row stride ldc
+    const float *bias; // [N]
+    float *y_out;      // [M, N], row stride ldc
+    float *y1;         // [M, N], row stride ldc
     int64_t ldc;
 };
 
 GPTC_INLINE void store_element(
-    float b_,
+    float bias,
     float *y_out,
     float *y1,
     float acc)
 {
-    const float y_ = acc + b_;
+    const float y_ = acc + bias;
     *y_out = y_;
     *y1 = gptc_gelu(y_);
 }
@@ -62,7 +62,7 @@ GPTC_INLINE void store_rows(const struct epilogue *e, const float *sum, int64_t 
         #pragma omp simd
         for (int64_t j = 0; j < nr; j++)
             store_element(
-                e->b_[n0 + j],
+                e->bias[n0 + j],
                 &e->y_out[at + j],
                 &e->y1[at + j],
                 sum[i * NR + j]);
@@ -101,7 +101,7 @@ struct ahead {
     int64_t length, stride; // of a row, in bytes
     int64_t wait, pace;     // steps until the first request; lines that each step then requests
     const struct epilogue *e;
-    int64_t c, tile_rows; // element of C where the next row of the tile begins; rows left
+    int64_t place, tile_rows; // element of C where the next row of the tile begins; rows left
 };
 
 // For all of `rows` rows of `length` elements, ld apart, while so many tiles of kc values along k are computed.
@@ -119,11 +119,11 @@ static struct ahead look_ahead(const float *from, int64_t ld, int64_t rows, int6
 static inline void request(struct ahead *next)
 {
     if (next->tile_rows-- > 0) {
-        for (int64_t j = next->c; j < next->c + NR; j += LINE / 4) {
+        for (int64_t j = next->place; j < next->place + NR; j += LINE / 4) {
             __builtin_prefetch(&next->e->y_out[j], 1); // to be written
-            __builtin_prefetch(&next->e->y1[j], 1); // to be written
+            __builtin_prefetch(&next->e->y1[j], 1);    // to be written
         }
-        next->c += next->e->ldc;
+        next->place += next->e->ldc;
     }
     if (next->wait-- > 0)
         return;
@@ -182,17 +182,19 @@ static void multiply_tile(float *restrict sum, const float *restrict a, int64_t 
             *(vf *)(sum + i * NR + j * VEC) = acc[i][j];
 }
 
-void gemm_nt_add_gelu_0caf94(
-    const float *a, // [M, K], row stride lda
-    const float *b, // [N, K], row stride ldb
-    const float *b_, // [N]
-    float *y_out, // [M, N], row stride ldc
-    float *y1, // [M, N], row stride ldc
+// ---- the product: who computes which tiles, and in which order ---------------------------------------
+
+void gemm_nt_add_gelu_63dffe(
+    const float *a,    // [M, K], row stride lda
+    const float *b,    // [N, K], row stride ldb
+    const float *bias, // [N]
+    float *y_out,      // [M, N], row stride ldc
+    float *y1,         // [M, N], row stride ldc
     int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t ldc,
     int64_t batch0, int64_t batch1, // products; the strides between them follow
     int64_t sa0, int64_t sa1, int64_t sb0, int64_t sb1, int64_t sc0, int64_t sc1)
 {
-    const struct epilogue e = {b_, y_out, y1, ldc};
+    const struct epilogue e = {bias, y_out, y1, ldc};
     const int64_t blocks = (M + MC - 1) / MC;
     const int64_t runs = (K + KC - 1) / KC;
     const int64_t run = (K + runs - 1) / runs; // runs along k of about equal length
@@ -230,7 +232,7 @@ void gemm_nt_add_gelu_0caf94(
                     const int64_t mr = gptc_min(MR, mc - m);
                     float *sum = sums + (runs > 1 ? (n - n0) * rows + m * NR : 0);
                     if (k0 + kc == K) {
-                        next.c = i0 * sc0 + i1 * sc1 + (m0 + m) * ldc + n;
+                        next.place = i0 * sc0 + i1 * sc1 + (m0 + m) * ldc + n;
                         next.tile_rows = mr;
                     }
                     multiply_tile(sum, A + m * lda + k0, lda, mr, panel, kc, k0 == 0, &next);

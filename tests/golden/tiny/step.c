@@ -170,25 +170,25 @@ void gptc_step(const struct gptc_memory *m)
         arena + x, arena + h_0_a, arena + h_0_a_mean, arena + h_0_a_rstd, 32, 32, 16);
     AFTER(3);
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
-    gemm_nt_add_1c4ac1(arena + h_0_a, params + h_0_qkv_w, params + h_0_qkv_b, arena + h_0_q_add, 32, 96, 32, 32, 32, 96,
+    gemm_nt_add_f93e75(arena + h_0_a, params + h_0_qkv_w, params + h_0_qkv_b, arena + h_0_q_add, 32, 96, 32, 32, 32, 96,
         1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(4);
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
     attention_causal_6d2fa8(arena + h_0_q, arena + h_0_k, arena + h_0_v, arena + h_0_y_matmul, arena + h_0_y_matmul_lse,
         2, 2, 2, 16, 16, 1536, 16, 96, 1536, 16, 96, 1536, 16, 96, 512, 16, 32);
     AFTER(5);
-    gemm_nt_add_0089c5(arena + h_0_y_reshape, params + h_0_proj_w, params + h_0_proj_b, arena + x, arena + h_0_y, 32,
+    gemm_nt_add_079bd1(arena + h_0_y_reshape, params + h_0_proj_w, params + h_0_proj_b, arena + x, arena + h_0_y, 32,
         32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(6);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
     row_layer_norm_bda0ce(arena + h_0_y, params + h_0_ln_2_w, params + h_0_ln_2_b, arena + h_0_m_layer_norm,
         arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd, 32, 32);
     AFTER(7);
-    gemm_nt_add_gelu_0caf94(arena + h_0_m_layer_norm, params + h_0_fc_w, params + h_0_fc_b, arena + h_0_m_add,
+    gemm_nt_add_gelu_63dffe(arena + h_0_m_layer_norm, params + h_0_fc_w, params + h_0_fc_b, arena + h_0_m_add,
         arena + h_0_m, 32, 128, 32, 32, 32, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(8);
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
-    gemm_nt_add_0089c5(arena + h_0_m, params + h_0_fc_proj_w, params + h_0_fc_proj_b, arena + h_0_y, arena + h_0_x, 32,
+    gemm_nt_add_079bd1(arena + h_0_m, params + h_0_fc_proj_w, params + h_0_fc_proj_b, arena + h_0_y, arena + h_0_x, 32,
         32, 128, 128, 128, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(9);
 
@@ -198,25 +198,25 @@ void gptc_step(const struct gptc_memory *m)
         arena + h_1_a_rstd, 32, 32);
     AFTER(10);
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
-    gemm_nt_add_1c4ac1(arena + h_1_a, params + h_1_qkv_w, params + h_1_qkv_b, arena + h_1_q_add, 32, 96, 32, 32, 32, 96,
+    gemm_nt_add_f93e75(arena + h_1_a, params + h_1_qkv_w, params + h_1_qkv_b, arena + h_1_q_add, 32, 96, 32, 32, 32, 96,
         1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(11);
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
     attention_causal_6d2fa8(arena + h_1_q, arena + h_1_k, arena + h_1_v, arena + h_1_y_matmul, arena + h_1_y_matmul_lse,
         2, 2, 2, 16, 16, 1536, 16, 96, 1536, 16, 96, 1536, 16, 96, 512, 16, 32);
     AFTER(12);
-    gemm_nt_add_0089c5(arena + h_1_y_reshape, params + h_1_proj_w, params + h_1_proj_b, arena + h_0_x, arena + h_1_y,
+    gemm_nt_add_079bd1(arena + h_1_y_reshape, params + h_1_proj_w, params + h_1_proj_b, arena + h_0_x, arena + h_1_y,
         32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(13);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
     row_layer_norm_bda0ce(arena + h_1_y, params + h_1_ln_2_w, params + h_1_ln_2_b, arena + h_1_m_layer_norm,
         arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd, 32, 32);
     AFTER(14);
-    gemm_nt_add_gelu_0caf94(arena + h_1_m_layer_norm, params + h_1_fc_w, params + h_1_fc_b, arena + h_1_m_add,
+    gemm_nt_add_gelu_63dffe(arena + h_1_m_layer_norm, params + h_1_fc_w, params + h_1_fc_b, arena + h_1_m_add,
         arena + h_1_m, 32, 128, 32, 32, 32, 128, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(15);
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
-    gemm_nt_add_0089c5(arena + h_1_m, params + h_1_fc_proj_w, params + h_1_fc_proj_b, arena + h_1_y, arena + h_1_x, 32,
+    gemm_nt_add_079bd1(arena + h_1_m, params + h_1_fc_proj_w, params + h_1_fc_proj_b, arena + h_1_y, arena + h_1_x, 32,
         32, 128, 128, 128, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(16);
 
@@ -225,7 +225,7 @@ void gptc_step(const struct gptc_memory *m)
     row_layer_norm_bda0ce(arena + h_1_x, params + ln_f_w, params + ln_f_b, arena + logits_layer_norm,
         arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd, 32, 32);
     AFTER(17);
-    gemm_nt_369b98(arena + logits_layer_norm, params + wte, arena + logits, 32, 64, 32, 32, 32, 64, 1, 1, 0, 0, 0, 0, 0,
+    gemm_nt_369ad8(arena + logits_layer_norm, params + wte, arena + logits, 32, 64, 32, 32, 32, 64, 1, 1, 0, 0, 0, 0, 0,
         0);
     AFTER(18);
 
@@ -242,10 +242,10 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d logits ---------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:37  logits: linear(layer_norm(x, ln_f.w, ln_f.b), wte)
-    gemm_nn_960ede(arena + d_logits, params + wte, arena + d_logits_layer_norm, 32, 32, 64, 64, 32, 32, 1, 1, 0, 0, 0,
+    gemm_nn_1cd19a(arena + d_logits, params + wte, arena + d_logits_layer_norm, 32, 32, 64, 64, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(21);
-    gemm_tn_6b706a(arena + reshape_1, arena + reshape, arena + d_wte_1, 64, 32, 32, 64, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
+    gemm_tn_2f83ea(arena + reshape_1, arena + reshape, arena + d_wte_1, 64, 32, 32, 64, 32, 32, 1, 1, 0, 0, 0, 0, 0, 0);
     AFTER(22);
     row_layer_norm_grad_1ac139(arena + d_logits_layer_norm, arena + h_1_x, params + ln_f_w,
         arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd, arena + d_h_1_x, 32, 32);
@@ -256,7 +256,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.1 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
-    gemm_tn_6b706a(arena + reshape_3, arena + reshape_2, arena + d_h_1_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_3, arena + reshape_2, arena + d_h_1_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0, 0,
         0, 0, 0, 0);
     AFTER(25);
     gemm_nn_gelu_grad_10f9dc(arena + d_h_1_x, params + h_1_fc_proj_w, arena + h_1_m_add, arena + d_h_1_m_add, 32, 128,
@@ -300,10 +300,10 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.1 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
-    gemm_nn_960ede(arena + d_h_1_m_add, params + h_1_fc_w, arena + d_h_1_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
+    gemm_nn_1cd19a(arena + d_h_1_m_add, params + h_1_fc_w, arena + d_h_1_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
         0, 0, 0, 0, 0, 0);
     AFTER(34);
-    gemm_tn_6b706a(arena + reshape_5, arena + reshape_4, arena + d_h_1_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_5, arena + reshape_4, arena + d_h_1_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(35);
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
@@ -342,7 +342,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.1 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
-    gemm_nn_960ede(arena + d_h_1_y, params + h_1_proj_w, arena + d_h_1_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
+    gemm_nn_1cd19a(arena + d_h_1_y, params + h_1_proj_w, arena + d_h_1_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(43);
     attention_causal_grad_69034e(arena + d_h_1_y_matmul, arena + h_1_q, arena + h_1_k, arena + h_1_v,
@@ -350,7 +350,7 @@ void gptc_step(const struct gptc_memory *m)
         arena + d_h_1_q_qkv + 256, 2, 2, 2, 16, 16, 512, 16, 32, 1536, 16, 96, 1536, 16, 96, 1536, 16, 96, 512, 16, 32,
         1536, 16, 96, 1536, 16, 96, 1536, 16, 96);
     AFTER(44);
-    gemm_tn_6b706a(arena + reshape_7, arena + reshape_6, arena + d_h_1_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_7, arena + reshape_6, arena + d_h_1_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(45);
 
@@ -371,10 +371,10 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.1 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
-    gemm_nn_960ede(arena + d_h_1_q_qkv, params + h_1_qkv_w, arena + d_h_1_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_nn_1cd19a(arena + d_h_1_q_qkv, params + h_1_qkv_w, arena + d_h_1_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(49);
-    gemm_tn_6b706a(arena + reshape_13, arena + reshape_12, arena + d_h_1_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_13, arena + reshape_12, arena + d_h_1_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(50);
 
@@ -392,7 +392,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.0 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:36  x: y + linear(m, fc_proj.w, fc_proj.b)
-    gemm_tn_6b706a(arena + reshape_15, arena + reshape_14, arena + d_h_0_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0,
+    gemm_tn_2f83ea(arena + reshape_15, arena + reshape_14, arena + d_h_0_fc_proj_w, 32, 128, 32, 32, 128, 128, 1, 1, 0,
         0, 0, 0, 0, 0);
     AFTER(53);
     gemm_nn_gelu_grad_10f9dc(arena + d_h_0_x, params + h_0_fc_proj_w, arena + h_0_m_add, arena + d_h_0_m_add, 32, 128,
@@ -441,10 +441,10 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.0 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
-    gemm_nn_960ede(arena + d_h_0_m_add, params + h_0_fc_w, arena + d_h_0_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
+    gemm_nn_1cd19a(arena + d_h_0_m_add, params + h_0_fc_w, arena + d_h_0_m_layer_norm, 32, 32, 128, 128, 32, 32, 1, 1,
         0, 0, 0, 0, 0, 0);
     AFTER(63);
-    gemm_tn_6b706a(arena + reshape_17, arena + reshape_16, arena + d_h_0_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_17, arena + reshape_16, arena + d_h_0_fc_w, 128, 32, 32, 128, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(64);
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
@@ -483,7 +483,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.0 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
-    gemm_nn_960ede(arena + d_h_0_y, params + h_0_proj_w, arena + d_h_0_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
+    gemm_nn_1cd19a(arena + d_h_0_y, params + h_0_proj_w, arena + d_h_0_y_reshape, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(72);
     attention_causal_grad_69034e(arena + d_h_0_y_matmul, arena + h_0_q, arena + h_0_k, arena + h_0_v,
@@ -491,7 +491,7 @@ void gptc_step(const struct gptc_memory *m)
         arena + d_h_0_q_qkv + 256, 2, 2, 2, 16, 16, 512, 16, 32, 1536, 16, 96, 1536, 16, 96, 1536, 16, 96, 512, 16, 32,
         1536, 16, 96, 1536, 16, 96, 1536, 16, 96);
     AFTER(73);
-    gemm_tn_6b706a(arena + reshape_19, arena + reshape_18, arena + d_h_0_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_19, arena + reshape_18, arena + d_h_0_proj_w, 32, 32, 32, 32, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(74);
 
@@ -512,10 +512,10 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.0 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:32  q, k, v: heads(linear(a, qkv.w, qkv.b), 3, H)
-    gemm_nn_960ede(arena + d_h_0_q_qkv, params + h_0_qkv_w, arena + d_h_0_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
+    gemm_nn_1cd19a(arena + d_h_0_q_qkv, params + h_0_qkv_w, arena + d_h_0_a, 32, 32, 96, 96, 32, 32, 1, 1, 0, 0, 0, 0,
         0, 0);
     AFTER(78);
-    gemm_tn_6b706a(arena + reshape_25, arena + reshape_24, arena + d_h_0_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
+    gemm_tn_2f83ea(arena + reshape_25, arena + reshape_24, arena + d_h_0_qkv_w, 96, 32, 32, 96, 32, 32, 1, 1, 0, 0, 0,
         0, 0, 0);
     AFTER(79);
 
