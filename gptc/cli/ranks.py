@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 def distributed(job: Job, ranks: int, zero: int) -> Job:
     """The same job for so many ranks: with gradients that are averaged over them and, at stage 1 of ZeRO, state that
     is divided among them."""
-    from gptc.errors import InputError
-
-    if zero and job.request.options.target == "cuda":
-        message = "--zero 1 divides the optimizer's state among CPUs so far; the target is cuda"
-        raise InputError.of(message, None, "leave --zero out, or take --target c")
     options = replace(job.request.options, ranks=True, shards=ranks if zero else 1)
     return replace(job, request=replace(job.request, options=options, ranks=ranks))
 

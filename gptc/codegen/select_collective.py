@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from gptc.codegen.fixed import fixed_call
 from gptc.codegen.kernel import Call
+from gptc.codegen.select_optimizer import squares
 from gptc.codegen.target import Target
 from gptc.ir.graph import Node
 from gptc.ir.ops.collective import AllGather, OwnSquares, ReduceScatterBegin, ReduceScatterEnd
+from gptc.ir.ops.foreach import Foreach
+from gptc.passes.group import MOST
 
 
 def select_exchange(node: Node, target: Target) -> Call:
@@ -33,12 +36,15 @@ def select_all_gather(node: Node, target: Target) -> Call:
 
 
 def select_own_share(node: Node, target: Target) -> Call:
-    (x,), (y,) = node.operands, node.results
-    return fixed_call(node, target, (x, y, x.type.count, y.type.count))
+    counts, length = tuple(v.type.count for v in node.operands), node.results[0].type.count
+    if target.name == "c":
+        return fixed_call(node, target, (*node.operands, *node.results, *counts, length))
+    return fixed_call(node, target, (node.operands, node.results, counts, length, len(counts)), {"MOST": MOST})
 
 
 def select_own_squares(node: Node, target: Target) -> Call:
-    assert isinstance(node.op, OwnSquares)
-    (x,), divided = node.operands, node.op.of > 0
-    stem = "own_squares_of_share" if divided else "own_squares"
-    return fixed_call(node, target, (x, *node.results, node.op.of or x.type.count), {"divided": divided}, stem)
+    op = node.op.op if isinstance(node.op, Foreach) else node.op
+    assert isinstance(op, OwnSquares)
+    counts = tuple(op.of or v.type.count for v in node.operands)
+    stem = "own_squares_of_share" if op.of else "own_squares"
+    return squares(node, target, counts, {"divided": op.of > 0}, stem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptc.codegen.fixed import fixed_call
+from gptc.codegen.fixed import Params, fixed_call
 from gptc.codegen.kernel import Argument, Call, Scratch, ceil_div
 from gptc.codegen.target import Target
 from gptc.ir.graph import Node, Value
@@ -35,12 +35,16 @@ def select_adamw(node: Node, target: Target) -> Call:
 
 
 def select_sum_squares(node: Node, target: Target) -> Call:
-    counts = tuple(v.type.count for v in node.operands)
+    return squares(node, target, tuple(v.type.count for v in node.operands))
+
+
+def squares(node: Node, target: Target, counts: tuple[int, ...], params: Params | None = None, stem: str = "") -> Call:
+    """A call that adds up squares of tensors with so many elements."""
     if target.name == "c":
-        return fixed_call(node, target, (*node.operands, *node.results, *counts))
+        return fixed_call(node, target, (*node.operands, *node.results, *counts), params, stem)
     scratch = Scratch(8 * sum(ceil_div(n, SQUARES) for n in counts))
     arguments = (node.operands, node.results, scratch, counts, len(counts))
-    return fixed_call(node, target, arguments, {"CHUNK": SQUARES, "MOST": MOST})
+    return fixed_call(node, target, arguments, {**(params or {}), "CHUNK": SQUARES, "MOST": MOST}, stem)
 
 
 def _sets(node: Node, shared: int) -> tuple[int, int]:

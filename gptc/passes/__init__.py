@@ -231,10 +231,9 @@ def rematerialise(level: str) -> Pipeline:
 
 def exchange(options: Options) -> Pipeline:
     """What ranks send each other; nothing for a job of one."""
-    # Before bucket: shares travel in other buckets than means.  For a GPU there are no kernels of shares yet.
-    divided = (Shard(options.shards),) if options.target == "c" or options.shards > 1 else ()
     bucket = Bucket(GPU_BUCKET) if options.target == "cuda" else Bucket()
-    return (*divided, bucket) if options.ranks else ()
+    # Before bucket: shares travel in other buckets than means.
+    return (Shard(options.shards), bucket) if options.ranks else ()
 
 
 def optimizer(part: Part, options: Options, training: Training) -> Update:

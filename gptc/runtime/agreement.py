@@ -7,11 +7,8 @@ other difference does but once in 2^64 cases.  Only the sums travel.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
 
 from gptc.errors import NumericsError
 from gptc.runtime.model import Model
@@ -22,24 +19,14 @@ def require_agreement(model: Model, world: World, step: int) -> None:
     """NumericsError that names ranks and the first tensor in which they differ.  All ranks must ask."""
     if world.size == 1:
         return
-    sums = [tuple(json.loads(each)) for each in world.gather(json.dumps(checksums(model)))]
+    tensors = (*model.artefact.manifest.params, *model.artefact.manifest.copies)
+    sums = [tuple(json.loads(each)) for each in world.gather(json.dumps(model.checksums(tensors)))]
     if len(set(sums)) == 1:
         return
-    tensors = (*model.artefact.manifest.params, *model.artefact.manifest.copies)
     first = next(t.name for t, column in zip(tensors, zip(*sums, strict=True), strict=True) if len(set(column)) > 1)
     hint = "go on from a checkpoint with --resume auto; where it happens again, look for the machine that errs"
     message = f"step {step}: {odd_ones(sums)}; the first tensor that differs is {first}"
     raise NumericsError.of(message, None, hint)
-
-
-def checksums(model: Model) -> list[int]:
-    """Of every parameter and of every copy of one."""
-    found = []
-    for tensor in (*model.artefact.manifest.params, *model.artefact.manifest.copies):
-        width = math.gcd(tensor.nbytes, 8)
-        words = model.peek(tensor.segment, tensor.offset, tensor.nbytes).view(f"u{width}")
-        found.append(int(words.sum(dtype=np.uint64)))
-    return found
 
 
 def odd_ones(sums: Sequence[object]) -> str:

@@ -25,6 +25,8 @@ from gptc.runtime.hooks import Exchange, set_hooks
 from gptc.runtime.machine import cores
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
+WORD = 8
+"""Bytes of the numbers that checksums add up."""
 CROWD = 8
 """Threads on a core that still end in about the time of one; a hundred would take a hundred times as long."""
 SPIN = "2000"
@@ -75,8 +77,11 @@ class CpuModel:
 
     def valid(self, param: Param) -> NDArray[Any]:
         """The part of a parameter that is not padding, in place."""
-        self._stale |= param.name in self._masters
-        return self._views[param.name][tuple(slice(extent) for extent in param.valid)]
+        return self.leading(param.name, param.valid)
+
+    def leading(self, name: str, extents: Sequence[int]) -> NDArray[Any]:
+        """The first elements of a tensor, so many along each axis, in place."""
+        return self[name][tuple(slice(extent) for extent in extents)]
 
     def segment(self, name: Segment) -> NDArray[np.uint8]:
         """The raw bytes of a segment, in place: "params", "state", "io" or "arena"."""
@@ -86,6 +91,15 @@ class CpuModel:
     def peek(self, name: Segment, offset: int, size: int) -> NDArray[np.uint8]:
         """Bytes of a segment, only to be read."""
         return self._segments[name][offset : offset + size]
+
+    def checksums(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Of each tensor: its bytes as 64-bit numbers, those behind the last one by one, added up modulo 2^64."""
+        found = []
+        for tensor in tensors:
+            raw, words = self.peek(tensor.segment, tensor.offset, tensor.nbytes), tensor.nbytes // WORD * WORD
+            total = int(raw[:words].view(np.uint64).sum(dtype=np.uint64)) + int(raw[words:].sum())
+            found.append(total % 2 ** (8 * WORD))
+        return found
 
     def run(self, program: str) -> None:
         """Run one program to its end.  What the hook raised is raised here.

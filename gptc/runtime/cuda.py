@@ -24,7 +24,7 @@ from gptc.runtime.artefact import Artefact
 from gptc.runtime.calls import kernel_of, made_for
 from gptc.runtime.cpu import AFTER, SMALLER, Memory, symbol
 from gptc.runtime.device import Gpu, Graph, Staging, allocate, bindings, download, driver, failure, this_gpu, upload
-from gptc.runtime.hooks import Averaging, set_hooks
+from gptc.runtime.hooks import Exchange, set_hooks
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
 FAILURE_BYTES = 256
@@ -66,7 +66,7 @@ class DeviceTensor:
 
 
 class Part:
-    """The part of a parameter that is not padding."""
+    """A part of a tensor on the device."""
 
     def __init__(self, whole: DeviceTensor, index: tuple[slice, ...]) -> None:
         self._whole, self._index = whole, index
@@ -81,8 +81,8 @@ class Part:
         self._whole[...] = host
 
 
-class DeviceExchange(Averaging, Protocol):
-    """Means over the ranks of tensors of the device, in the order of the model's stream."""
+class DeviceExchange(Exchange, Protocol):
+    """The same with tensors of the device, in the order of the model's stream."""
 
     @property
     def recordable(self) -> bool:
@@ -108,6 +108,7 @@ class CudaModel:
             bindings()  # missing, it is told now and not at the second step
         self._library = _load(library)
         self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
+        self._checksum = self._library.gptc_checksum
         self._failure = (ctypes.c_char * FAILURE_BYTES).in_dll(self._library, "gptc_failure")
         sizes = artefact.manifest.segments
         self._segments = {name: allocate(sizes[name]) for name in SEGMENTS}
@@ -137,8 +138,11 @@ class CudaModel:
 
     def valid(self, param: Param) -> Part:
         """The part of a parameter that is not padding."""
-        self._stale |= param.name in self._masters
-        return Part(self._views[param.name], tuple(slice(extent) for extent in param.valid))
+        return self.leading(param.name, param.valid)
+
+    def leading(self, name: str, extents: Sequence[int]) -> Part:
+        """The first elements of a tensor, so many along each axis."""
+        return Part(self[name], tuple(slice(extent) for extent in extents))
 
     @property
     def addresses(self) -> dict[str, int]:
@@ -162,6 +166,17 @@ class CudaModel:
         host = np.empty(size, np.uint8)
         download(host, int(self._segments[name]) + offset)
         return host
+
+    def checksums(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Of each tensor, what `CpuModel.checksums` says, added up by the device."""
+        sums = np.empty(len(tensors), np.uint64)
+        memory = self._driver.mem_alloc(sums.nbytes)
+        for tensor, into in zip(tensors, range(int(memory), int(memory) + sums.nbytes, sums.itemsize), strict=True):
+            address = int(self._segments[tensor.segment]) + tensor.offset
+            self._checksum(ctypes.c_void_p(address), ctypes.c_int64(tensor.nbytes), ctypes.c_void_p(into))
+        self._synchronise("a comparison of weights")
+        self._driver.memcpy_dtoh(sums, memory)
+        return [int(each) for each in sums]
 
     def run(self, program: str) -> None:
         """Run one program to its end.  What a hook raised is raised here.

@@ -73,6 +73,8 @@ class MpiWorld(World):
         self.own_signs = "" if signs else _folder_for_all(comm)
         self.pulse = Pulse(Path(signs or self.own_signs), self.rank)
         self.exchange = MpiExchange(comm, self.pulse)
+        self.nccl: NcclExchange | None = None
+        """Of ranks on GPUs that do not go through the host."""
         if self.own_signs and self.leads:
             threading.Thread(target=self._watch, name="gptc watch", daemon=True).start()
 
@@ -81,9 +83,8 @@ class MpiWorld(World):
         if isinstance(model, CudaModel):
             self._attach_gpu(model)
             return
-        self.broadcast([model.segment("params")])
-        if model.artefact.manifest.shards == 1:
-            self.broadcast([model.segment("state")])
+        for name in _common(model):
+            self.broadcast([model.segment(name)])
         model.on_exchange(self.exchange)
 
     def meet(self, gpu: Gpu) -> None:
@@ -99,10 +100,10 @@ class MpiWorld(World):
         exchange: NcclExchange | StagedExchange
         if self.collectives == NCCL:
             job = self.comm.bcast(new_id() if self.leads else None, root=0)
-            exchange = NcclExchange(self.size, self.rank, job, model.stream, self.pulse.waiting)
+            exchange = self.nccl = NcclExchange(self.size, self.rank, job, model.stream, self.pulse.waiting)
         else:
             exchange = StagedExchange(self.exchange, lambda some: self.broadcast([some]), model.stream)
-        for name in LASTING:
+        for name in _common(model):
             exchange.broadcast(*model.place(name))
         model.on_exchange(exchange)
 
@@ -187,6 +188,8 @@ class MpiWorld(World):
         from mpi4py.run import set_abort_status
 
         self.over = True
+        if self.nccl:
+            self.nccl.abort()
         set_abort_status(getattr(error, "code", 1))
         if self.leads:
             self._clear()
@@ -212,6 +215,11 @@ class MpiWorld(World):
             if trouble := watcher.look():
                 sys.stderr.write(f"error: {trouble}: the job is ended\n")
                 self.comm.Abort(StorageError.code)
+
+
+def _common(model: Model) -> tuple[Segment, ...]:
+    """What the first rank gives to the others."""
+    return ("params", "state") if model.artefact.manifest.shards == 1 else ("params",)
 
 
 def shared(places: Sequence[tuple[str, str]], name: str) -> GptcError | None:
@@ -242,8 +250,6 @@ def _folder_for_all(comm: MPI.Comm) -> str:
 
 LOOK = 0.01
 """Seconds between two looks for what other ranks say of their checkpoint."""
-LASTING: tuple[Segment, ...] = ("params", "state")
-"""What the first rank gives to the others."""
 GRACE = 1.0
 """Seconds for the first rank to tell what is wrong and end the job."""
 CHUNK = 1 << 28
@@ -297,11 +303,12 @@ class MpiExchange:
                 whole[start:stop] = _floats(own, share(size, self.size))[: stop - start]
                 self._gather(self.comm, whole)
 
-    def sum(self, x: float) -> float:
+    def sum(self, address: int) -> None:
+        own = ctypes.c_double.from_address(address)
         terms = np.empty(self.size)
         with self.pulse.waiting():
-            self.comm.Allgather(np.array([x]), terms)
-        return float(sum(terms.tolist()))
+            self.comm.Allgather(np.array([own.value]), terms)
+        own.value = sum(terms.tolist())
 
     def mean(self, array: NDArray[np.float32]) -> None:
         """Put the means over the ranks in place of the numbers, at once."""

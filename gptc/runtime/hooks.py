@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from gptc.errors import InputError
 from gptc.runtime.artefact import Artefact
 
 
-class Averaging(Protocol):
-    """Means of float tensors, which are told by their addresses and numbers of elements."""
+class Exchange(Protocol):
+    """What ranks do together with float tensors, which are told by their addresses and numbers of elements.
+    `gptc.shares` says which part of a tensor is whose share."""
 
     rank: int
     size: int
@@ -19,22 +20,17 @@ class Averaging(Protocol):
     def average(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
         """Begin to put means over the ranks in place of tensors."""
 
-    def wait(self, first: int) -> None:
-        """Let what follows find all that was to be put at this first address and the others."""
-
-
-@runtime_checkable
-class Exchange(Averaging, Protocol):
-    """All that ranks do together with float tensors.  `gptc.shares` says which part of a tensor is whose share."""
-
     def scatter(self, tensors: Sequence[int], shares: Sequence[int], sizes: Sequence[int]) -> None:
         """Begin to make this rank's shares, filled up with zeros, of the means of tensors."""
+
+    def wait(self, first: int) -> None:
+        """Let what follows find all that was to be put at this first address and the others."""
 
     def gather(self, shares: Sequence[int], tensors: Sequence[int], sizes: Sequence[int]) -> None:
         """Put tensors together from the shares of all ranks."""
 
-    def sum(self, x: float) -> float:
-        """The sum over the ranks, the same bits on all of them."""
+    def sum(self, address: int) -> None:
+        """Put the sum over the ranks, the same bits on all of them, in place of a double."""
 
 
 FLOAT = 4  # bytes
@@ -42,13 +38,13 @@ POINTERS, SIZES = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64
 AVERAGE = ctypes.CFUNCTYPE(None, POINTERS, SIZES, ctypes.c_int64)
 WAIT = ctypes.CFUNCTYPE(None, POINTERS, ctypes.c_int64)
 SHARES = ctypes.CFUNCTYPE(None, POINTERS, POINTERS, SIZES, ctypes.c_int64)
-SUM = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)
+SUM = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 Guard = Callable[[Callable[[], Any]], Any]
 """Calls what it is given; keeps what that raises, and returns None then: exceptions cannot cross C frames."""
 
 
-def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Averaging, guard: Guard) -> Sequence[object]:
+def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Exchange, guard: Guard) -> Sequence[object]:
     """Have a library's programs call `exchange`.  What is returned must live for as long as they may.
 
     Raises InputError where the library has no hooks.
@@ -56,9 +52,13 @@ def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Averaging, gua
     hooks: dict[str, Any] = {
         "gptc_all_reduce_begin": AVERAGE(lambda x, sizes, n: guard(lambda: exchange.average(x[:n], sizes[:n]))),
         "gptc_all_reduce_end": WAIT(lambda x, n: guard(lambda: exchange.wait(x[0]))),
+        "gptc_reduce_scatter_begin": SHARES(
+            lambda x, y, sizes, n: guard(lambda: exchange.scatter(x[:n], y[:n], sizes[:n]))
+        ),
+        "gptc_reduce_scatter_end": WAIT(lambda y, n: guard(lambda: exchange.wait(y[0]))),
+        "gptc_all_gather": SHARES(lambda x, y, sizes, n: guard(lambda: exchange.gather(x[:n], y[:n], sizes[:n]))),
+        "gptc_sum_over_ranks": SUM(lambda x: guard(lambda: exchange.sum(x))),
     }
-    if isinstance(exchange, Exchange):
-        hooks |= _dividing(exchange, guard)
     try:
         for name, value in (("gptc_rank", exchange.rank), ("gptc_ranks", exchange.size)):
             ctypes.c_int64.in_dll(library, name).value = value
@@ -68,18 +68,6 @@ def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Averaging, gua
         message = f"{artefact.folder.name} was compiled for one rank"
         raise InputError.of(message, None, "compile it with --ranks") from None
     return tuple(hooks.values())
-
-
-def _dividing(exchange: Exchange, guard: Guard) -> dict[str, Any]:
-    """The hooks of programs in which ranks divide tensors among them."""
-    return {
-        "gptc_reduce_scatter_begin": SHARES(
-            lambda x, y, sizes, n: guard(lambda: exchange.scatter(x[:n], y[:n], sizes[:n]))
-        ),
-        "gptc_reduce_scatter_end": WAIT(lambda y, n: guard(lambda: exchange.wait(y[0]))),
-        "gptc_all_gather": SHARES(lambda x, y, sizes, n: guard(lambda: exchange.gather(x[:n], y[:n], sizes[:n]))),
-        "gptc_sum": SUM(lambda x: guard(lambda: exchange.sum(x)) or 0.0),
-    }
 
 
 def joined(tensors: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:

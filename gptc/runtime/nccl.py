@@ -1,4 +1,4 @@
-"""Means over GPUs through NCCL: the only module that imports it.
+"""What ranks on GPUs do together, through NCCL: the only module that imports it.
 
 Collectives are queued on a stream of their own and joined to the model's by events, so that they run beside the
 backward pass, and become part of the graph that a step is recorded as.  NCCL adds the ranks' numbers along one ring,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -16,7 +17,8 @@ from typing import Any
 
 from gptc.errors import StorageError, ToolMissing
 from gptc.runtime.device import driver
-from gptc.runtime.hooks import joined
+from gptc.runtime.hooks import FLOAT, joined
+from gptc.shares import part, share
 
 RING = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple"}
 """Of several ways to add, NCCL would choose by tables that change with its version.  What the user has set stays."""
@@ -62,28 +64,81 @@ class NcclExchange:
         """All ranks must come here, with the `new_id` of the first.  `stream` is the model's."""
         self.rank, self.size, self.waiting = rank, size, waiting
         self._api, self._model, self._own = _bindings(), stream, driver().Stream()
+        self._float, self._mean = self._api.DataType.Float32, self._api.RedOp.Avg
         self._events: dict[int, tuple[Any, Any]] = {}
-        """First address of a bucket -> when its tensors are there, and when their means are."""
+        """First address of a bucket -> when its tensors are there, and when what becomes of them is."""
         with _told(), waiting():
             self._comm = self._api.comm_init_rank(size, self._api.UniqueId.from_buffer(job), rank)
 
     def average(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
-        """Queue the means of float tensors at these addresses, behind what the model's stream holds now."""
+        with self._beside(tensors[0]) as stream:
+            for tensor, size in joined(tensors, sizes):
+                self._api.all_reduce(tensor, tensor, size, self._float, self._mean, self._comm, stream)
+
+    def scatter(self, tensors: Sequence[int], shares: Sequence[int], sizes: Sequence[int]) -> None:
+        with self._beside(shares[0]) as stream:
+            for tensor, own, size in zip(tensors, shares, sizes, strict=True):
+                each = share(size, self.size)
+                if each * self.size == size:
+                    self._api.reduce_scatter(tensor, own, each, self._float, self._mean, self._comm, stream)
+                    continue
+                self._fill(own, size)
+                for rank, start, count in self._parts(size):
+                    begin = tensor + FLOAT * start
+                    self._api.reduce(begin, own, count, self._float, self._mean, rank, self._comm, stream)
+
+    def gather(self, shares: Sequence[int], tensors: Sequence[int], sizes: Sequence[int]) -> None:
+        with self._beside(tensors[0]) as stream:
+            for own, tensor, size in zip(shares, tensors, sizes, strict=True):
+                each = share(size, self.size)
+                if each * self.size == size:
+                    self._api.all_gather(own, tensor, each, self._float, self._comm, stream)
+                    continue
+                for rank, start, count in self._parts(size):
+                    self._api.broadcast(own, tensor + FLOAT * start, count, self._float, rank, self._comm, stream)
+        self.wait(tensors[0])
+
+    def sum(self, address: int) -> None:
+        with self._beside(address) as stream:
+            kind = self._api.DataType.Float64
+            self._api.all_reduce(address, address, 1, kind, self._api.RedOp.Sum, self._comm, stream)
+        self.wait(address)
+
+    def wait(self, first: int) -> None:
+        self._model.wait_for_event(self._events[first][1])
+
+    def abort(self) -> None:
+        """Give up what the other ranks will not do their part of: kernels that wait for them would keep this process
+        from ending.  NCCL waits for the graphs that it is part of, so nobody waits for it."""
+        threading.Thread(target=self._api.comm_abort, args=(self._comm,), name="gptc abort", daemon=True).start()
+
+    @contextmanager
+    def _beside(self, first: int) -> Iterator[int]:
+        """A group of collectives on the stream that it gives, behind what the model's stream holds now; `wait` knows
+        them by `first`."""
         untimed = driver().event_flags.DISABLE_TIMING
-        ready, done = self._events.setdefault(tensors[0], (driver().Event(untimed), driver().Event(untimed)))
+        ready, done = self._events.setdefault(first, (driver().Event(untimed), driver().Event(untimed)))
         ready.record(self._model)
         self._own.wait_for_event(ready)
-        float32, mean = self._api.DataType.Float32, self._api.RedOp.Avg
         with _told():
             self._api.group_start()
-            for tensor, size in joined(tensors, sizes):
-                self._api.all_reduce(tensor, tensor, size, float32, mean, self._comm, self._own.handle)
+            yield self._own.handle
             self._api.group_end()
         done.record(self._own)
 
-    def wait(self, first: int) -> None:
-        """Let the model's stream wait for the means of what `average` took with this first address."""
-        self._model.wait_for_event(self._events[first][1])
+    def _parts(self, size: int) -> Iterator[tuple[int, int, int]]:
+        """Rank, first element and number of elements of each share of a tensor that has any.  NCCL's own ways to divide
+        take shares of one length, which lie one behind another; where the last are cut short, each goes by itself."""
+        for rank in range(self.size):
+            start, stop = part(size, self.size, rank)
+            if start < stop:
+                yield rank, start, stop - start
+
+    def _fill(self, own: int, size: int) -> None:
+        """Queue zeros behind what this rank's share has of a tensor."""
+        start, stop = part(size, self.size, self.rank)
+        if zeros := share(size, self.size) - (stop - start):
+            driver().memset_d32_async(own + FLOAT * (stop - start), 0, zeros, self._own)
 
     def broadcast(self, address: int, size: int) -> None:
         """Fill bytes of the device with what they hold on the first rank."""

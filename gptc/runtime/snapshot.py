@@ -60,5 +60,4 @@ def shape(tensor: State, shards: int, rank: int) -> tuple[int, ...]:
 
 def own(model: Model, tensor: State, rank: int) -> Any:
     """A rank's elements of a state tensor, in place."""
-    extents = shape(tensor, model.artefact.manifest.shards, rank)
-    return model[tensor.name][: extents[0]] if tensor.whole else model[tensor.name]
+    return model.leading(tensor.name, shape(tensor, model.artefact.manifest.shards, rank))

@@ -112,7 +112,7 @@ def build(folder: Path, sources: Mapping[str, str], target: Target) -> ctypes.CD
         (folder / path).write_text(header)
     names = list(sources)
     groups = [names[i::MODULES] for i in range(min(MODULES, len(names)))]
-    texts = {"device": render("cuda/program/device.cu")}
+    texts = {"device": render("cuda/program/device.cu"), "ranks": render("c/program/ranks.c")}
     for number, group in enumerate(groups):
         spaces = "".join(f"namespace of_{name} {{\n{sources[name]}\n}}\n" for name in group)
         texts[f"part{number}"] = f'#include "launch.cuh"\n{spaces}'

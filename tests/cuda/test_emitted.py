@@ -20,12 +20,14 @@ from gptc.compiler import Compiled, Request, compile_model
 from gptc.errors import InputError, ToolMissing
 from gptc.ir.body import body
 from gptc.ir.graph import Node
-from gptc.ir.ops.collective import AllReduceBegin, AllReduceEnd
+from gptc.ir.ops import REGISTRY
+from gptc.ir.ops.collective import Collective
+from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Row
 from gptc.options import Options
 from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
-from tests.codegen.native import apply, region
+from tests.codegen.native import nodes_with_kernels, region, sample_graph
 from tests.codegen.regions import REGIONS
 from tests.conftest import TINY
 
@@ -89,10 +91,19 @@ def test_the_floor_compiles(nano: Callable[[str], Compiled]) -> None:
     compile_unit(nano("sm_80").artefact.folder)
 
 
+def collectives() -> list[Node]:
+    """What ranks do together, and what is done to many tensors at once, one of each kind."""
+    found = []
+    for name, kind in sorted(REGISTRY.items()):
+        if kind.kernel and (issubclass(kind, Collective) or kind is Foreach):
+            for attributes, types in kind.samples:
+                found += nodes_with_kernels(sample_graph(name, attributes, types))
+    return found
+
+
 @needs_nvcc
 def test_every_region_compiles(tmp_path: Path) -> None:
-    exchanges = [apply(kind(tensors=2), "f32[3]", "f32[2,5]") for kind in (AllReduceBegin, AllReduceEnd)]
-    texts = kernels() | rendered(exchanges) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
+    texts = kernels() | rendered(collectives()) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
     files = cuda_headers()
     files |= {f"kernels/{name}.cu": text for name, text in texts.items()}
     files["programs/kernels.cu"] = render("cuda/program/kernels.cu", kernels=sorted(texts))
@@ -160,10 +171,8 @@ def test_nothing_is_atomic_and_all_is_checked() -> None:
         assert len(max(text.splitlines(), key=len)) <= 160
 
 
-DIVIDED = {"reduce_scatter_begin", "reduce_scatter_end", "all_gather", "own_share", "norm_over_ranks"}
-ONLY_C = {"attention_cached", "cache_append", "gemv", *DIVIDED}
-"""Kernels that generate from caches (on CUDA, generation computes the whole sequence for each token), and of ranks
-that divide their work."""
+ONLY_C = {"attention_cached", "cache_append", "gemv"}
+"""Kernels that generate from caches; on CUDA, generation computes the whole sequence for each token."""
 
 
 def test_every_kernel_of_c_has_one_for_cuda() -> None:

@@ -70,13 +70,11 @@ def in_bf16(node: Node) -> Node:
     return Node(op, operands, results)
 
 
-DIVIDED = ("reduce_scatter_begin", "reduce_scatter_end", "all_gather", "own_share", "own_squares", "norm_over_ranks")
-MISSING = ("cache_append", "attention_cached", "all_reduce_begin", "all_reduce_end", *DIVIDED)
+MISSING = ("cache_append", "attention_cached")
 
 
 def unknown(node: Node) -> bool:
-    """Whether the target has no kernel for it: generation from caches, sums over ranks, and matrices of other
-    types than f32."""
+    """Whether the target has no kernel for it: generation from caches, and matrices of other types than f32."""
     narrow = any(v.type.dtype not in (DType.f32, DType.i32) for v in node.operands)
     return node.op.name in MISSING or (narrow and not isinstance(node.op, (Map, Row, Column)))
 

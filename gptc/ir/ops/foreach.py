@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from gptc.ir.op import Array, Op, Pairs, Types, need, register
+from gptc.ir.op import Array, Op, Pairs, Ranks, Types, need, register
+from gptc.ir.ops.collective import OwnShare, OwnSquares
 from gptc.ir.ops.optimizer import AdamW, SumSquares
 from gptc.ir.types import TensorType
 
@@ -31,6 +32,9 @@ class Foreach(Op):
             {"op": AdamW(copy="bf16"), "times": 2, "shared": 3},
             ("f32[7]", "f32[33,65]") * 4 + ("f32[]",) * 3,
         ),
+        ({"op": OwnSquares(), "times": 2}, ("f32[3,5]", "f32[70001]")),
+        ({"op": OwnSquares(of=30), "times": 2}, ("f32[32]", "f32[32]")),
+        ({"op": OwnShare(share=9008), "times": 3}, ("f32[9001]", "f32[9,1000]", "f32[9008]")),
     )
 
     @property
@@ -53,6 +57,10 @@ class Foreach(Op):
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
         return columns([self.op.eval(*each) for each in self.sets(operands)])
+
+    def together(self, ranks: Ranks) -> list[tuple[Array, ...]]:
+        applied = [self.op.together(each) for each in zip(*map(self.sets, ranks), strict=True)]
+        return [columns([found[rank] for found in applied]) for rank in range(len(ranks))]
 
     def flops(self, *operands: TensorType) -> int:
         return sum(self.op.flops(*each) for each in self.sets(operands))
