@@ -23,6 +23,7 @@ from tests.passes.gpt2 import Gpt2, Training, compiled, feeds
 
 SIZES = Gpt2(B=2, T=5, L=2)
 RANKS = (2, 3, 7)
+WAYS: list[dict[str, Any]] = [{}, {"micro_steps": 2}, {"precision": "bf16"}, {"precision": "bf16", "target": "cuda"}]
 
 
 def step(shards: int, **options: Any) -> Graph:
@@ -61,7 +62,7 @@ def test_shares_cover_a_tensor(count: int, ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("options", [{}, {"micro_steps": 2}, {"precision": "bf16"}], ids=str)
+@pytest.mark.parametrize("options", WAYS, ids=str)
 def test_divided_state_changes_no_bit(ranks: int, options: dict[str, Any]) -> None:
     plain, divided = step(1, **options), step(ranks, **options)
     given = feeds(plain, 1, SIZES.V)
@@ -84,7 +85,7 @@ def test_one_rank_that_squares_its_share_is_no_ranks() -> None:
     assert {name: a.tobytes() for name, a in found.items()} == {name: a.tobytes() for name, a in want.items()}
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_steps": 2}, {"precision": "bf16"}], ids=str)
+@pytest.mark.parametrize("options", WAYS, ids=str)
 def test_parameters_are_gathered_where_they_lie(options: dict[str, Any]) -> None:
     """No copy of a parameter, of its state or of a gradient that is lent to the exchange."""
     context = Context()
