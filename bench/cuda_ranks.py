@@ -3,7 +3,8 @@
     python -m bench.cuda_ranks --batch 32 --seq 1024 --ranks 2 --out bench/results/ranks_h200.md
 
 Ranks that exchange nothing show what the GPUs cost each other by other means; two runs through NCCL must leave the
-same weights on all ranks, to the bit.  Needs pycuda, cuda-bindings, nccl4py, mpi4py with a launcher, and nvcc.
+same weights on all ranks, to the bit, and so must two with the optimizer's state divided.  Needs pycuda, cuda-bindings,
+nccl4py, mpi4py with a launcher, and nvcc.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from gptc.runtime.nccl import NcclExchange
 from gptc.runtime.profile import TrainingStep, time_steps
 
 ROOT = Path(__file__).resolve().parent.parent
-ALONE, APART, NCCL, HOST = WAYS = ("alone", "apart", "nccl", "host")
+ALONE, APART, NCCL, ZERO, HOST = WAYS = ("alone", "apart", "nccl", "zero", "host")
 WORDS = {
     ALONE: "one GPU", APART: "{n} GPUs that exchange nothing", NCCL: "{n} GPUs, NCCL",
-    HOST: "{n} GPUs, `--collectives host`",
+    ZERO: "{n} GPUs, NCCL, `--zero 1`", HOST: "{n} GPUs, `--collectives host`",
 }  # fmt: skip
 FEW = 5
 """Repeats of what is slow."""
@@ -78,12 +79,11 @@ class Row:
 
 def report(options: argparse.Namespace, folder: Path) -> list[str]:
     """The whole run as lines of Markdown."""
-    build_model(compiled(options, folder))
+    for way in (ALONE, ZERO):
+        build_model(compiled(options, folder, way))
     rows = {way: run(options, folder, way) for way in WAYS}
-    again = run(options, folder, NCCL)
-    weights = [said["weights"] for row in (rows[NCCL], again) for said in row.said]
-    if len(set(weights)) > 1:
-        sys.exit(f"the weights differ between ranks or runs: {weights}")
+    plain, divided = (agreed(way, rows[way], run(options, folder, way)) for way in (NCCL, ZERO))
+    same = "which are also those" if plain == divided else f"and those with the hash `{divided[:16]}`"
     bare = max(said["exchange"] for said in rows[NCCL].said)
     size = rows[NCCL].said[0]["bytes"]
     bus = 2 * (options.ranks - 1) / options.ranks * size / bare / 1e6
@@ -95,8 +95,9 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
         f"`python -m bench.cuda_ranks {' '.join(sys.argv[1:])}`", "",
         f"Gradients are {size / 1e6:,.0f} MB of f32. All at once, with nothing beside it, NCCL exchanges them in "
         f"{bare:.2f} ms ({bus:,.0f} GB/s on the bus). Two runs and all ranks end with the same weights, "
-        f"with the hash `{weights[0][:16]}`.", "",
-        "| | ms a step | quartiles | tokens/s | of as many times one GPU |", "|---|---:|---:|---:|---:|",
+        f"with the hash `{plain[:16]}`, {same} of two runs with `--zero 1`.", "",
+        "| | ms a step | quartiles | tokens/s | of as many times one GPU | GB a GPU |",
+        "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for way, row in rows.items():
         ranks = 1 if way == ALONE else options.ranks
@@ -104,9 +105,17 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
         speed = ranks * tokens / middle
         lines.append(
             f"| {WORDS[way].format(n=ranks)} | {middle:,.2f} | {low:,.2f} .. {high:,.2f} | {1e3 * speed:,.0f} "
-            f"| {speed / ranks / alone:.1%} |"
+            f"| {speed / ranks / alone:.1%} | {row.said[0]['memory'] / 1e9:,.2f} |"
         )
     return lines
+
+
+def agreed(way: str, *rows: Row) -> str:
+    """The hash of the weights that all ranks of all runs have ended with."""
+    found = {said["weights"] for row in rows for said in row.said}
+    if len(found) > 1:
+        sys.exit(f"{way}: the weights differ between ranks or runs: {found}")
+    return str(*found)
 
 
 def run(options: argparse.Namespace, folder: Path, way: str) -> Row:
@@ -128,8 +137,9 @@ def run(options: argparse.Namespace, folder: Path, way: str) -> Row:
 # ---- one rank --------------------------------------------------------------------------------------
 
 
-def compiled(options: argparse.Namespace, folder: Path) -> Compiled:
-    chosen = Options(target="cuda", precision=options.precision, ranks=True)
+def compiled(options: argparse.Namespace, folder: Path, way: str) -> Compiled:
+    shards = options.ranks if way == ZERO else 1
+    chosen = Options(target="cuda", precision=options.precision, ranks=True, shards=shards)
     path = models_dir() / f"{options.model}.yaml"
     return compile_model(Request(path, chosen, batch=options.batch, seq=options.seq), folder)
 
@@ -140,16 +150,17 @@ def rank(options: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(world, MpiWorld)
     world.meet(this_gpu())
     with world.together():
-        made = compiled(options, options.folder)
+        made = compiled(options, options.folder, options.way)
         model = CudaModel(made.artefact, build_model(made).library)
         step = TrainingStep(model)
-        if options.way in (NCCL, HOST):
+        if options.way in (NCCL, ZERO, HOST):
             world.attach(model)
         times = time_steps(step, FEW if options.way == HOST else options.repeats)
         found = {
             "ms": list(times.ms),
             "weights": hashlib.sha256(model.segment("params").tobytes()).hexdigest(),
             "gpu": this_gpu().name,
+            "memory": sum(made.artefact.manifest.segments.values()),
             "bytes": 4 * sum(int(np.prod(p.shape)) for p in made.artefact.manifest.params),
         }
         if options.way == NCCL:
