@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from gptc.errors import StorageError, ToolMissing
 from gptc.runtime import job, nccl, pulse
@@ -195,5 +196,5 @@ def trained(folder: Path, *flags: str) -> str:
     return done.stdout
 
 
-def weights(folder: Path, run: str) -> bytes:
-    return (folder / run / "weights.safetensors").read_bytes()
+def weights(folder: Path, run: str) -> dict[str, bytes]:
+    return {name: x.tobytes() for name, x in load_file(folder / run / "weights.safetensors").items()}
