@@ -108,7 +108,6 @@ class CudaModel:
             bindings()  # missing, it is told now and not at the second step
         self._library = _load(library)
         self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
-        self._checksum = self._library.gptc_checksum
         self._failure = (ctypes.c_char * FAILURE_BYTES).in_dll(self._library, "gptc_failure")
         sizes = artefact.manifest.segments
         self._segments = {name: allocate(sizes[name]) for name in SEGMENTS}
@@ -170,12 +169,12 @@ class CudaModel:
     def checksums(self, tensors: Sequence[Tensor]) -> list[int]:
         """Of each tensor, what `CpuModel.checksums` says, added up by the device."""
         sums = np.empty(len(tensors), np.uint64)
-        memory = self._driver.mem_alloc(sums.nbytes)
+        memory = allocate(sums.nbytes)
         for tensor, into in zip(tensors, range(int(memory), int(memory) + sums.nbytes, sums.itemsize), strict=True):
-            address = int(self._segments[tensor.segment]) + tensor.offset
-            self._checksum(ctypes.c_void_p(address), ctypes.c_int64(tensor.nbytes), ctypes.c_void_p(into))
+            address = ctypes.c_void_p(int(self._segments[tensor.segment]) + tensor.offset)
+            self._library.gptc_checksum(address, ctypes.c_int64(tensor.nbytes), ctypes.c_void_p(into))
         self._synchronise("a comparison of weights")
-        self._driver.memcpy_dtoh(sums, memory)
+        download(sums, int(memory))
         return [int(each) for each in sums]
 
     def run(self, program: str) -> None:
