@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gptc.codegen.target import describe
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.runtime.cache import Cache
+from gptc.runtime.cpu import CpuModel
+from gptc.runtime.init import initialise
 
 TINY = Path(__file__).parent / "artefact" / "tiny.yaml"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 """Emitted code compiles without a complaint."""
+FULL = bool(os.environ.get("GPTC_TEST_FULL"))
+"""Run the long forms: every mutant, every kill (docs/testing.md)."""
 
 
 def pytest_configure() -> None:
@@ -65,3 +71,15 @@ def inferring(cache: Cache, out: Path) -> Compiled:
 @pytest.fixture(scope="session")
 def library(tiny: Compiled, cache: Cache) -> Path:
     return build_model(tiny, cache).library
+
+
+@pytest.fixture
+def trained(tiny: Compiled, library: Path) -> CpuModel:
+    """A model with AdamW's moments, which are not zero."""
+    model = CpuModel(tiny.artefact, library)
+    model.set_threads(1)
+    initialise(model)
+    rng = np.random.default_rng(0)
+    for tensor in tiny.artefact.manifest.state:
+        model[tensor.name][...] = np.abs(rng.standard_normal(tensor.shape, np.float32))
+    return model

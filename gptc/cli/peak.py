@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def _read(path: Path) -> _Peak:
     """What is known; whatever is wrong with the file, measuring again mends it."""
     try:
         found = json.loads(path.read_bytes())
-        return _Peak(float(found["flops"]), found["quiet"] is True)
-    except (OSError, ValueError, KeyError, TypeError):
+        known = _Peak(float(found["flops"]), found["quiet"] is True)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return _Peak()
+    return known if 0 < known.flops < math.inf else _Peak()

@@ -108,7 +108,7 @@ def test_an_interruption_leaves_nothing(home: Path, number: signal.Signals) -> N
         workers = children(process.pid)
         assert len(workers) >= 2
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     for worker in workers:
         while alive(worker):
             time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 
 NAMES = """
     x y a q k v p m h wte wpe ln_1 ln_1.w qkv.b fc.w h.w tokens targets positions logits loss V T L H C D B
@@ -21,17 +22,15 @@ WORDS = (NAMES + NUMBERS + FUNCTIONS + OTHERS).split()
 TOKEN = re.compile(r"\w+(?:\.\w+)*|[^\w\s]")
 
 
-def mutants(text: str, seed: int, count: int) -> list[str]:
+def mutants(text: str, seed: int, count: int) -> Iterator[str]:
     """`count` variants of `text`, one to four changes away; every second one is sound YAML."""
     rng = random.Random(seed)
-    made = []
     for index in range(count):
         mutant = text
         for _ in range(rng.randint(1, 4)):
             change = rng.choice((change_expression, rewrite_statement)) if index % 2 else rng.choice(CHANGES)
             mutant = change(mutant, rng)
-        made.append(mutant)
-    return made
+        yield mutant
 
 
 def replace_token(text: str, rng: random.Random) -> str:

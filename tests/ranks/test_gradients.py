@@ -39,7 +39,7 @@ def start(size: int, *argv: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | LAUNCHER.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gptc.compiler import Compiled
 from gptc.runtime.artefact import Artefact, open_artefact
 from gptc.runtime.build import build
 from gptc.runtime.cache import Cache
@@ -14,9 +11,6 @@ from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.init import initialise
 from tests.runtime.toy import write_toy
-
-FULL = bool(os.environ.get("GPTC_TEST_FULL"))
-"""Run the long forms: every mutant, every kill (`GPTC_TEST_FULL=1 pytest tests/runtime`)."""
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +42,3 @@ def data(tmp_path: Path) -> Data:
     path = tmp_path / "text"
     path.write_bytes(bytes(range(50)) * 40)
     return open_data(path, "bytes", 2, 12, 50)
-
-
-@pytest.fixture
-def trained(tiny: Compiled, library: Path) -> CpuModel:
-    """A model with AdamW's moments, which are not zero."""
-    model = CpuModel(tiny.artefact, library)
-    model.set_threads(1)
-    initialise(model)
-    rng = np.random.default_rng(0)
-    for tensor in tiny.artefact.manifest.state:
-        model[tensor.name][...] = np.abs(rng.standard_normal(tensor.shape, np.float32))
-    return model

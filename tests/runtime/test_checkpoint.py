@@ -25,8 +25,9 @@ from gptc.runtime.saver import Saver
 from gptc.runtime.settings import TrainSettings
 from gptc.runtime.snapshot import Snapshot, lasting_state
 from gptc.runtime.train import train
+from tests.conftest import FULL
 from tests.runtime.checkpointing import SETTINGS, lasting, write
-from tests.runtime.conftest import FULL, loaded
+from tests.runtime.conftest import loaded
 from tests.runtime.toy import write_toy
 
 STEPS = 20

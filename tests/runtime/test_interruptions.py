@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from gptc.runtime.cache import Cache
 from gptc.runtime.choices import Question, write_questions
 from gptc.runtime.history import History
 from gptc.runtime.interrupt import Interrupt, Interrupted
-from tests.conftest import TINY
-from tests.runtime.conftest import FULL
+from tests.awake import Awake
+from tests.conftest import FULL, TINY
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400
@@ -60,9 +61,11 @@ class Trainer:
         write_questions(home / "questions.bin", [Question(ids, tuple(ids + n for n in range(4)), 3)] * 3)
 
     def start(
-        self, run: str, *flags: str, cache: Path | None = None, looks: tuple[str, ...] = LOOKS
+        self, run: str, *flags: str, cache: Path | None = None, looks: tuple[str, ...] = LOOKS, code: str | None = None
     ) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "gptc", "train", TINY, "--data", "text.txt", "--steps", str(STEPS)]
+        """`code` stands for `-m gptc`."""
+        command = ["-c", code] if code else ["-m", "gptc"]
+        argv = [sys.executable, *command, "train", TINY, "--data", "text.txt", "--steps", str(STEPS)]
         argv += ["--total-batch", "48", "--run", run, "--threads", "1", *looks, *flags]
         own = {"GPTC_CACHE_DIR": str(cache)} if cache else {}
         return subprocess.Popen(
@@ -129,6 +132,12 @@ def wait_for_step(history: History, least: int, running: subprocess.Popen[str]) 
         time.sleep(0.01)
 
 
+def wait_for_line(log: Path, line: str, running: subprocess.Popen[str]) -> None:
+    while not (log.exists() and line in log.read_text()):
+        assert running.poll() is None
+        time.sleep(0.01)
+
+
 def wait_for_handlers(running: subprocess.Popen[str]) -> None:
     """Until the process catches SIGTERM: before, it is Python itself that starts."""
     while True:
@@ -140,50 +149,73 @@ def wait_for_handlers(running: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_stopped_at_any_moment(trainer: Trainer, undisturbed: tuple[bytes, float], tmp_path: Path) -> None:
+MOMENTS = {
+    "compiling": (10, 0.0, 1.0, ()),
+    "evaluating": (10, 0.0, 1.0, ("--val-every", "1", "--val-batches", "30")),
+    "training": (15, 0.0, 0.4, ("--val-every", "0")),
+    "waiting": (5, 0.5, 0.6, ()),
+}
+"""What the signal comes into -> how often in all, between which shares of a run, and the flags that make it long."""
+SLOW = """
+import sys, time
+from gptc.cli import main
+from gptc.runtime.loader import Loader
+batch = Loader.batch
+Loader.batch = lambda self, index: time.sleep(600 * (index == 30)) or batch(self, index)
+sys.argv[0] = "gptc"
+main()
+"""
+"""`gptc`, whose data does not come after the fifteenth step."""
+
+
+@pytest.mark.parametrize("what", MOMENTS)
+def test_stopped_at_any_moment(what: str, trainer: Trainer, undisturbed: tuple[bytes, float], tmp_path: Path) -> None:
     """SIGTERM and SIGINT: a checkpoint of the last step, or a clean end before the first; then the same bits."""
     weights, seconds = undisturbed
-    rng, count = random.Random(2), 40 if FULL else 4
-    before_the_first = 0
-    for turn in range(count):
-        number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
-        run, compiling = f"stopped-{turn}", turn % 4 == 2
-        empty = tmp_path / f"{turn}" if compiling else None  # the signal comes while kernels are compiled
-        running = trainer.start(run, "--val-batches", "50" if turn % 4 == 1 else "1", cache=empty)
-        wait_for_handlers(running)
-        time.sleep(rng.uniform(0, 1.0 if compiling else seconds))
-        asked = time.perf_counter()
-        running.send_signal(number)
-        _, told = running.communicate(timeout=60)
-        assert time.perf_counter() - asked < 20
-        steps = trainer.history(run).steps()
-        if (trainer.home / run / "weights.safetensors").exists():
-            continue  # it was just done
+    count, first, last, flags = MOMENTS[what]
+    rng, early = random.Random(what), 0
+    for turn in range(count if FULL else 1):
+        number, run = rng.choice((signal.SIGTERM, signal.SIGINT)), f"{what}-{turn}"
+        while True:
+            empty = tmp_path / f"{run}-{rng.random()}" if what == "compiling" else None
+            running = trainer.start(run, *flags, cache=empty, code=SLOW if what == "waiting" else None)
+            wait_for_handlers(running)
+            if what == "waiting":
+                wait_for_line(trainer.home / run / "main.log", "s:14 trl", running)
+            time.sleep(rng.uniform(first, last) * (seconds if what != "waiting" else 1))
+            with Awake() as clock:
+                running.send_signal(number)
+                _, told = running.communicate()
+            if not (trainer.home / run / "weights.safetensors").exists():
+                break
+            shutil.rmtree(trainer.home / run)  # it was just done: once more
+        assert clock.seconds < 10
         assert running.returncode == 128 + number, told
         assert "Traceback" not in told
-        before_the_first += not steps
         found = trainer.history(run).newest(pytest.fail)
-        assert (found is None) == (not steps)
-        if found and (FULL or turn < 4):
-            assert trainer.finish(run, "--resume", "auto", "--sample-every", "0", "--val-every", "33") == weights
-    assert before_the_first < count
+        early += found is None
+        assert trainer.finish(run, "--resume", "auto", "--sample-every", "0", "--val-every", "33") == weights
+    assert what != "waiting" or early == 0
 
 
 def test_a_second_signal_ends_it_at_once(trainer: Trainer, tmp_path: Path) -> None:
     """While the first is waiting for a disk that does not answer."""
     code = (
         "import sys, time\nfrom gptc.runtime import saver\nfrom gptc.cli import main\n"
-        "saver.write_checkpoint = lambda *a, **k: time.sleep(60)\nsys.argv[0] = 'gptc'\nmain()"
+        "saver.write_checkpoint = lambda *a, **k: time.sleep(600)\nsys.argv[0] = 'gptc'\nmain()"
     )
     argv = [sys.executable, "-c", code, "train", TINY, "--data", "text.txt", "--run", "twice", "--steps", "100000"]
-    running = subprocess.Popen(argv, cwd=trainer.home, env=trainer.environment, stderr=subprocess.PIPE, stdout=-3)
-    while not (log := trainer.home / "twice" / "main.log").exists() or b"trl" not in log.read_bytes():
-        time.sleep(0.01)
+    running = subprocess.Popen(
+        argv, cwd=trainer.home, env=trainer.environment, stderr=subprocess.PIPE, stdout=-3, text=True
+    )
+    wait_for_line(trainer.home / "twice" / "main.log", "trl", running)
     running.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert running.poll() is None
-    running.send_signal(signal.SIGINT)
-    running.communicate(timeout=2)
+    with Awake() as clock:
+        running.send_signal(signal.SIGINT)
+        running.communicate()
+    assert clock.seconds < 5
     assert running.returncode == 130
 
 
@@ -191,10 +223,9 @@ def test_a_wait_for_data_is_left_at_once() -> None:
     """A signal ends what can be left; what cannot is finished first."""
     with Interrupt() as interrupt:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        began = time.perf_counter()
-        with pytest.raises(Interrupted) as caught, interrupt.breakable():
+        with Awake() as clock, pytest.raises(Interrupted) as caught, interrupt.breakable():
             time.sleep(10)
-        assert time.perf_counter() - began < 5
+        assert clock.seconds < 5
         assert caught.value.code == 143
         assert interrupt.wished
         with pytest.raises(Interrupted), interrupt.breakable():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from collections.abc import Iterable
 from itertools import pairwise
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptc.errors import GptcError, InputError, StorageError
+from gptc.errors import InputError, StorageError
 from gptc.runtime.events import Began, Ended, Evaluation, Event, Sample, Saved, Score, Step, Trouble
 from gptc.runtime.log import Log, read_log
 
@@ -132,23 +131,3 @@ def test_damage_is_said(tmp_path: Path) -> None:
             read_log(tmp_path)
     path.write_bytes(b'{"kind": "from a later version", "step": 1}\n')
     assert read_log(tmp_path) == ([], False)
-
-
-def test_mutants_are_read_or_refused(tmp_path: Path) -> None:
-    write(tmp_path, 0, [BEGAN, *course(1, 2), Ended(2, 1.0, 1)])
-    path, random_ = tmp_path / "metrics.jsonl", random.Random(5)
-    whole = path.read_bytes()
-    refused: list[str] = []
-    for _ in range(2000):
-        data = bytearray(whole)
-        for _ in range(random_.randint(1, 4)):
-            at = random_.randrange(len(data))
-            change = random_.randrange(3)
-            data[at : at + random_.randrange(1, 40)] = (b"", bytes([random_.randrange(256)]), b"1e999")[change]
-        path.write_bytes(data)
-        try:
-            read_log(tmp_path)
-        except GptcError as error:
-            refused.append(str(error))
-    assert 1000 < len(refused) < 2000
-    assert all(words.startswith(f"error: {path}:") for words in refused)

@@ -17,7 +17,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from gptc.errors import GptcError, InputError, NumericsError, StorageError
+from gptc.errors import InputError, NumericsError, StorageError
 from gptc.runtime.cache import Cache
 from gptc.runtime.choices import ChoiceLoader, Question, write_questions
 from gptc.runtime.cpu import CpuModel
@@ -233,29 +233,6 @@ def test_weights_of_another_model(model: CpuModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_weights(model, tmp_path / "none")
     assert model.segment("params").tobytes() == before
-
-
-def test_mutated_weights_never_escape(model: CpuModel, tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(model, path, 1)
-    text = path.read_bytes()
-    header = 8 + int.from_bytes(text[:8], "little")
-    rng = random.Random(0)
-    before = model.segment("params").tobytes()
-    refused = 0
-    for _ in range(300):
-        mutant = bytearray(text)
-        if rng.random() < 0.3:
-            mutant = mutant[: rng.randrange(len(mutant))]
-        else:
-            mutant[rng.randrange(header)] = rng.randrange(256)
-        path.write_bytes(mutant)
-        try:
-            load_weights(model, path)
-        except GptcError:
-            refused += 1
-            assert model.segment("params").tobytes() == before
-    assert refused > 200
 
 
 def test_a_failed_save_keeps_the_old_file(model: CpuModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
