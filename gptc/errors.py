@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+LONGEST = 1000
+"""Characters of a message."""
+
 
 @dataclass(frozen=True, order=True)
 class Span:
@@ -36,7 +39,7 @@ class Diagnostic:
 
     def __str__(self) -> str:
         head = f"{self.span}: error: " if self.span else "error: "
-        lines = [head + self.message]
+        lines = [head + _plain(self.message)]
         if self.span and self.excerpt is not None:
             gutter = f"{self.span.line:5d} | "
             lines.append(gutter + self.excerpt)
@@ -45,6 +48,12 @@ class Diagnostic:
         if self.hint:
             lines.append(f"  help: {self.hint}")
         return "\n".join(lines)
+
+
+def _plain(message: str) -> str:
+    """One line, of which a terminal obeys nothing: a name in it may come from a hostile file."""
+    short = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 @dataclass

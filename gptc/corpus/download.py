@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptc.corpus.writer import sha256
 from gptc.errors import GptcError, InputError, StorageError
+from gptc.runtime.hashing import file_hash
 
 ATTEMPTS = 5
 PAUSE = 1.0
@@ -151,7 +151,7 @@ def _transfer(remote: Remote, partial: Path, report: Report) -> None:
 
 def _check(path: Path, remote: Remote) -> None:
     """The file is the right one; if not, it goes, so that the next attempt starts afresh."""
-    if (found := sha256(path)) != remote.sha256:
+    if (found := file_hash(path)) != remote.sha256:
         path.unlink()
         message = f"{remote.url}: sha256 {found}; expected {remote.sha256}; what has come was removed"
         raise StorageError.of(message, None, OFFLINE)

@@ -18,10 +18,10 @@ from gptc.corpus.download import Remote, Report, download, list_folder, require_
 from gptc.corpus.folder import new_folder
 from gptc.corpus.prepare import Preparation, describe, printable
 from gptc.corpus.sources import Source, find_sources, first_line
-from gptc.corpus.writer import sha256
 from gptc.errors import InputError, StorageError, did_you_mean
 from gptc.runtime.choices import Question, write_questions
 from gptc.runtime.dataset import MANIFEST, Dataset, EvaluationRecord, SourceRecord
+from gptc.runtime.hashing import file_hash
 from gptc.runtime.tokenizer import Tokenizer, load_tokenizer
 
 SHAKESPEARE = Remote(
@@ -138,7 +138,7 @@ def prepare_hellaswag(given: list[Path], cache: Path, how: Preparation, report: 
     with new_folder(how.out) as folder:
         file = folder / f"{how.name}_val.bin"
         write_questions(file, questions)
-        record = EvaluationRecord(file=file.name, examples=len(questions), sha256=sha256(file))
+        record = EvaluationRecord(file=file.name, examples=len(questions), sha256=file_hash(file))
         dataset = Dataset(
             format=1, gptc=__version__, name=how.name, tokenizer=describe(codec), documents=len(questions),
             sources=(SourceRecord(name=printable(path.name), bytes=path.stat().st_size),), evaluation=(record,),

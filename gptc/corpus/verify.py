@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gptc.corpus.writer import sha256
 from gptc.errors import Diagnostic, GptcError, InputError
 from gptc.runtime import choices, vocabulary
 from gptc.runtime.choices import read_questions
 from gptc.runtime.dataset import MANIFEST, Dataset, EvaluationRecord, ShardRecord, read_dataset
+from gptc.runtime.hashing import file_hash
 from gptc.runtime.loader import beyond_vocabulary
 from gptc.runtime.shard import chunks, open_shard
 from gptc.runtime.vocabulary import read_vocabulary
@@ -94,7 +94,7 @@ def _check(path: Path, vocab: int | None, dataset: Dataset | None, record: Recor
         raise InputError.of(f"{path}: a {checked.kind} of {checked.count}; {manifest} says {recorded}")
     if isinstance(record, ShardRecord) and largest != record.max_id:
         raise InputError.of(f"{path}: ids reach {largest}; {manifest} says {record.max_id}")
-    if (found := sha256(path)) != record.sha256:
+    if (found := file_hash(path)) != record.sha256:
         raise InputError.of(f"{path}: sha256 {found}; {manifest} says {record.sha256}")
     return checked
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from gptc.errors import InputError
 from gptc.runtime.dataset import ShardRecord
+from gptc.runtime.hashing import file_hash
 from gptc.runtime.shard import MAX_TOKENS, Format, Ids, encoded
 
 SHARD_TOKENS = 100_000_000
@@ -102,9 +102,4 @@ class _ShardFile:
     def close(self) -> ShardRecord:
         with self._path.open("r+b") as file:
             file.write(self._form.header(self.tokens))
-        return ShardRecord(file=self._path.name, tokens=self.tokens, max_id=self._max_id, sha256=sha256(self._path))
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return ShardRecord(file=self._path.name, tokens=self.tokens, max_id=self._max_id, sha256=file_hash(self._path))

@@ -24,7 +24,8 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import PIECE, Written, fresh_folder, write_file
+from gptc.runtime.atomic import Written, fresh_folder, write_file
+from gptc.runtime.hashing import file_hash
 from gptc.runtime.manifest import DTYPES, Extent, Name, Shape, Size, dtype_name
 from gptc.runtime.manifest import Manifest as ArtefactManifest
 from gptc.runtime.manifest import Model as Strict
@@ -298,11 +299,7 @@ def _parse(text: bytes, path: Path) -> Manifest:
 
 
 def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while piece := file.read(PIECE):
-                digest.update(piece)
+        return file_hash(path)
     except OSError as error:
         raise StorageError.of(f"{path}: cannot read: {error.strerror}", None, FALL_BACK) from None
-    return digest.hexdigest()

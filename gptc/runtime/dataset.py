@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -162,5 +162,5 @@ def _recorded(folder: Path, records: Iterable[ShardRecord]) -> tuple[Shard, ...]
         if shard.count != record.tokens:
             message = f"{path}: {shard.count} tokens; {folder / MANIFEST} says {record.tokens}"
             raise InputError.of(message, None, "is it the file of another folder?")
-        found.append(shard)
+        found.append(replace(shard, sha256=record.sha256))
     return tuple(found)

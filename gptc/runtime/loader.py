@@ -115,8 +115,9 @@ class Loader:
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def _reader(self, shard: int) -> Reader:
-        """One file is open at a time."""
+        """One file is open at a time; it is verified first."""
         if self._open is None or self._open[0] != shard:
+            self._shards[shard].verify()
             self._open = shard, self._shards[shard].open()
         return self._open[1]
 

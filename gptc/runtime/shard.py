@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import replacing
+from gptc.runtime.hashing import file_hash
 
 Ids = NDArray[np.uint16] | NDArray[np.uint32]
 Reader = Callable[[int, int], Ids]
@@ -72,6 +73,9 @@ class Tokens(Protocol):
 
     def part(self, start: int, stop: int) -> Tokens: ...
 
+    def verify(self) -> None:
+        """Compare the whole with its hash, where one is known.  Raises InputError."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -91,6 +95,9 @@ class Memory:
     def part(self, start: int, stop: int) -> Memory:
         return Memory(self.ids[start:stop], self.name, self.start + start)
 
+    def verify(self) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -100,13 +107,24 @@ class Shard:
     format: Format
     start: int
     count: int
+    sha256: str | None = None
+    """Of the whole file, where a manifest tells it."""
 
     @property
     def name(self) -> str:
         return str(self.path)
 
     def part(self, start: int, stop: int) -> Shard:
-        return Shard(self.path, self.format, self.start + start, stop - start)
+        return replace(self, start=self.start + start, count=stop - start)
+
+    def verify(self) -> None:
+        try:
+            found = file_hash(self.path) if self.sha256 else None
+        except OSError as error:
+            raise StorageError.of(f"{self.path}: cannot read: {error.strerror}") from None
+        if found != self.sha256:
+            message = f"{self.path}: damaged: sha256 {found}; the folder's manifest says {self.sha256}"
+            raise InputError.of(message, None, "fetch or prepare it again; `gptc data verify` looks at all of a folder")
 
     def open(self) -> Reader:
         """A reader that keeps the file open for as long as it lives.

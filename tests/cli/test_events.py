@@ -39,6 +39,7 @@ def step(number: int, tokens_per_second: float = 1e5) -> Step:
     return Step(number, 4.0 / number, 0.51239, 3e-4, 0.0125, tokens_per_second)
 
 
+@pytest.mark.llmc(check="K8")
 def test_lines_are_those_of_llmc() -> None:
     output, words = said()
     report = Reporter(output, {}, 3, BEGAN)

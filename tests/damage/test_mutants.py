@@ -24,12 +24,12 @@ GROWTH = 64 << 10
 
 def wrong_with(error: GptcError, path: Path, codes: tuple[int, ...]) -> str | None:
     """What keeps this from being one line that says which file is to blame."""
-    messages = [str(d).split("\n", 1)[0] for d in error.diagnostics]
+    first, *others = str(error).splitlines()
     if error.code not in codes:
         return f"code {error.code}"
-    if len(messages) != 1 or "\n" in error.diagnostics[0].message or len(messages[0]) > 2000:
-        return "not one line"
-    return None if str(path.parent) in messages[0] else "no file named"
+    if len(error.diagnostics) != 1 or not all(line.startswith("  ") for line in others) or len(first) > 2000:
+        return "not one line, with notes and a hint below it"
+    return None if str(path.parent) in first else "no file named"
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ def array(*values: object) -> Array:
     return np.asarray(values, np.float32)
 
 
+@pytest.mark.llmc(check="K6", golden="A14.12")
 def test_layer_norm_of_one_row() -> None:
     y, mean, rstd = LayerNorm(eps=0.0).eval(array([2, -1, 3, 0]), np.ones(4, np.float32), np.zeros(4, np.float32))
     np.testing.assert_allclose(y[0], [0.632456, -1.264911, 1.264911, -0.632456], atol=1e-6)
@@ -90,6 +91,7 @@ def test_padded_classes_take_no_part() -> None:
     assert dx.sum() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.llmc(check="K6", golden="A14.11")
 def test_adamw_moves_as_pytorch_does() -> None:
     """One scalar parameter, one step: the numbers of torch.optim.AdamW(lr=1e-3, weight_decay=0.01)."""
     zero = np.zeros((), np.float32)

@@ -55,6 +55,7 @@ def test_every_shipped_model_builds(path: Path) -> None:
     assert [o.name for o in made.outputs] == ["loss"]
 
 
+@pytest.mark.llmc(check="K2")
 def test_order_of_random_draws(gpt2: Model) -> None:
     """llm.c draws wte, wpe, then qkv, proj, fc, fc_proj of each layer."""
     drawn = [p.name for p in gpt2.params if p.init.startswith("normal")]
@@ -62,6 +63,7 @@ def test_order_of_random_draws(gpt2: Model) -> None:
     assert drawn == ["wte", "wpe", *(f"h.{i}.{name}" for i in range(12) for name in layer)]
 
 
+@pytest.mark.llmc(check="K2")
 def test_initial_values(gpt2: Model) -> None:
     params = {p.name: p for p in gpt2.params}
     assert params["wte"].init == params["wpe"].init == params["h.3.fc.w"].init == "normal(0.02)"

@@ -102,6 +102,7 @@ def test_sums_of_gradients_stay_out(accumulating: Compiled, cache: Cache, tmp_pa
 # Going on.
 
 
+@pytest.mark.llmc(check="K7")
 @pytest.mark.parametrize("kind", ["tiny", "accumulating"])
 def test_a_stopped_run_ends_as_if_it_had_not_been(
     kind: str, data: Data, tmp_path: Path, cache: Cache, request: pytest.FixtureRequest

@@ -12,7 +12,7 @@ import pytest
 from gptc.errors import InputError
 from gptc.runtime.data import open_data
 from gptc.runtime.dataset import MANIFEST, Dataset, open_folder, parse_dataset
-from gptc.runtime.hashing import content_hash
+from gptc.runtime.hashing import content_hash, file_hash
 from gptc.runtime.shard import write_shard
 
 GOOD: dict[str, Any] = {
@@ -70,6 +70,23 @@ def test_files_that_are_not_as_it_says(folder: Path) -> None:
     train.unlink()
     with pytest.raises(InputError, match=r"x_train_000001\.bin: no such file, but .*manifest\.json names it"):
         open_data(folder, "bytes", 2, 8, 256)
+
+
+def test_a_flipped_bit_is_found_when_the_shard_is_opened(folder: Path) -> None:
+    """One that leaves every id a possible one; the whole file counts, also where a part of it is for validation."""
+    train = folder / "x_train_000001.bin"
+    good = {**GOOD, "train": [{**GOOD["train"][0], "sha256": file_hash(train)}], "val": []}
+    (folder / MANIFEST).write_bytes(sealed(good))
+    open_data(folder, "bytes", 2, 8, 256).val.batch(0)
+    text = bytearray(train.read_bytes())
+    text[1030] ^= 2
+    train.write_bytes(text)
+    data = open_data(folder, "bytes", 2, 8, 256)
+    for loader in (data.train, data.val):
+        with pytest.raises(
+            InputError, match=r"x_train_000001\.bin: damaged: sha256 \w{64}; the folder's manifest says"
+        ):
+            loader.batch(0)
 
 
 def changed(path: str, value: object) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def z_scores(values: list[float]) -> list[float]:
     return found
 
 
+@pytest.mark.llmc(check="K6")
 @pytest.mark.parametrize("k", [0.5, 3.0, 8.0, 11.2, 12.0])
 def test_the_z_score_of_llmc(k: float) -> None:
     rng = np.random.default_rng(1)

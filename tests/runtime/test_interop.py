@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.generate import Cached, Sampling, generate
 from gptc.runtime.history import verified
+from gptc.runtime.init import SEED, draw
 from gptc.runtime.interop import gguf, huggingface, llmc, training
 from gptc.runtime.interop.gpt2 import Gpt2, Sizes, gpt2, read_weights, write_weights
 from gptc.runtime.interop.merges import merges, spell
+from gptc.runtime.rng import Mt19937
 from gptc.runtime.weights import load_weights
-from tests.conftest import TINY
+from tests.conftest import FULL, TINY
+from tests.runtime.test_rng import D12_WTE
 
 SIZES = Sizes(vocab=50, positions=16, layers=2, heads=2, channels=32)
+MODELS = Path(__file__).parents[2] / "models"
+D12_FIRST = {
+    "wpe": (-0.00916234, -0.01861477), "h.0.qkv.w": (-0.00455668, 0.00724000), "h.0.proj.w": (0.00113274, 0.00542640),
+    "h.11.fc_proj.w": (0.00174369, -0.00100940),
+}  # fmt: skip
+"""What PyTorch 2.13 draws with `normal_` after `manual_seed(42)`, the tensors in llm.c's order."""
 ROWS = 64
 """Of the vocabulary, as tests/artefact/tiny.yaml pads it."""
 F1_ORDER = {
@@ -81,6 +91,7 @@ def same(a: Gpt2, b: Gpt2) -> bool:
 # llm.c
 
 
+@pytest.mark.llmc(check="K1")
 @pytest.mark.parametrize("version", [3, 5])
 def test_a_model_of_llmc_is_written_back_byte_for_byte(version: int, tmp_path: Path) -> None:
     tensors = random_tensors()
@@ -97,6 +108,7 @@ def test_a_model_of_llmc_is_written_back_byte_for_byte(version: int, tmp_path: P
     assert (tmp_path / "third.bin").read_bytes() == text
 
 
+@pytest.mark.llmc(check="K2")
 def test_sizes_of_published_models() -> None:
     d12 = Sizes(50257, 1024, 12, 12, 768)
     count = llmc.parameter_count(d12, llmc.padded(50257))
@@ -105,6 +117,25 @@ def test_sizes_of_published_models() -> None:
     assert count == sum(int(np.prod(shape)) for shape in d12.shapes().values()) + 47 * 768
 
 
+@pytest.mark.llmc(check="K2", golden="A14.7")
+@pytest.mark.skipif(not FULL, reason="GPTC_TEST_FULL=1 draws the 124 million weights")
+def test_d12_is_that_of_llmc(cache: Cache, tmp_path: Path) -> None:
+    """The file that llm.c's `-e d12` begins with; values of PyTorch for the first of tensors all over it."""
+    compiled = compile_model(Request(MODELS / "gpt2-124m.yaml"), tmp_path, cache)
+    rng, tensors = Mt19937(SEED), {}
+    for param in compiled.artefact.manifest.params:
+        tensors[param.name] = draw(param.init, math.prod(param.valid), rng).reshape(param.valid)
+    model = gpt2(Sizes(50257, 1024, 12, 12, 768), tensors, "gpt2", tmp_path)
+    llmc.write_model(tmp_path / "d12.bin", model)
+    assert (tmp_path / "d12.bin").stat().st_size == 497_904_640
+    first = np.fromfile(tmp_path / "d12.bin", "<f4", 16, offset=llmc.HEADER_BYTES)
+    np.testing.assert_allclose(first, D12_WTE, rtol=0, atol=1e-7)
+    back = llmc.read_model(tmp_path / "d12.bin").tensors
+    for name, golden in D12_FIRST.items():
+        np.testing.assert_allclose(back[name].ravel()[:2], golden, rtol=0, atol=1e-7)
+
+
+@pytest.mark.llmc(check="K1")
 @pytest.mark.parametrize(("shuffles", "masters"), [(False, False), (True, True), (True, False)])
 def test_a_state_of_llmc_is_written_back_byte_for_byte(shuffles: bool, masters: bool, tmp_path: Path) -> None:
     text = state_file(tmp_path / "s.bin", shuffles, masters)

@@ -105,6 +105,7 @@ def undisturbed(trainer: Trainer) -> tuple[bytes, float]:
     return trainer.finish("whole"), time.perf_counter() - began
 
 
+@pytest.mark.llmc(check="K7")
 def test_killed_and_gone_on(trainer: Trainer, undisturbed: tuple[bytes, float]) -> None:
     """kill -9 twice in a run: it ends with the bits of the undisturbed one, and with its log, samples and scores.
 

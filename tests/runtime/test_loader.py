@@ -37,6 +37,7 @@ def llmc(counts: list[int], seed: int | None, rank: int, world: int) -> Iterator
             yield from ((shard, s * sample + rank * B * T) for s in samples)
 
 
+@pytest.mark.llmc(check="K5")
 @pytest.mark.parametrize("seed", [None, SHUFFLE_SEED, SHUFFLE_SEED + 1])
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 2), (2, 3)])
 def test_the_order_is_that_of_llmc(seed: int | None, rank: int, world: int) -> None:
@@ -59,6 +60,7 @@ def test_the_order_is_that_of_llmc(seed: int | None, rank: int, world: int) -> N
         assert fresh.batch(i)[0][0, 0] == expected[i]
 
 
+@pytest.mark.llmc(check="K5", golden="A14.6")
 def test_order_of_tinyshakespeare() -> None:
     """1192 samples, as llm.c has them at B 4, T 64."""
     loader = Loader([Memory(np.arange(1192 * 2 + 1, dtype=np.uint16))], 1, 2, 65536, SHUFFLE_SEED)
@@ -66,6 +68,7 @@ def test_order_of_tinyshakespeare() -> None:
     assert first == [408, 791, 914, 1057, 81, 450, 299, 907, 582, 321]
 
 
+@pytest.mark.llmc(check="K5")
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("seed", [None, SHUFFLE_SEED])
 def test_every_token_once_an_epoch(tmp_path: Path, world: int, seed: int | None) -> None:

@@ -58,6 +58,7 @@ def vislog(path: Path) -> dict[str, dict[int, float]]:
     return streams
 
 
+@pytest.mark.llmc(check="K8")
 def test_llmc_reads_main_log(tmp_path: Path) -> None:
     write(tmp_path, 0, course(1, 12))
     text = (tmp_path / "main.log").read_text()

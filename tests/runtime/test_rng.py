@@ -15,10 +15,12 @@ D12_WTE = (
 )  # fmt: skip
 
 
+@pytest.mark.llmc(check="K5", golden="A14.5")
 def test_raw_stream() -> None:
     assert Mt19937(137).randint32(5).tolist() == [4053805790, 2173880614, 380293709, 1237255315, 2986595568]
 
 
+@pytest.mark.llmc(check="K2", golden="A14.7")
 def test_first_weights_of_d12() -> None:
     values = Mt19937(42).normal(1 << 20, 0.02)
     np.testing.assert_allclose(values[:16], D12_WTE, rtol=0, atol=1e-8)
@@ -63,6 +65,7 @@ def test_mean_and_std_apply_to_every_form() -> None:
         np.testing.assert_allclose(Mt19937(1).normal(n, 2.0, 3.0), Mt19937(1).normal(n) * 2 + 3, rtol=1e-6)
 
 
+@pytest.mark.llmc(check="K5", golden="A14.6")
 def test_shuffle_of_llmc() -> None:
     order = Mt19937(42).permutation(1192)
     assert order[:10].tolist() == [408, 791, 914, 1057, 81, 450, 299, 907, 582, 321]
@@ -83,6 +86,7 @@ def test_xorshift() -> None:
     assert XorShift(0).randint32() != XorShift(0).state != 0
 
 
+@pytest.mark.llmc(check="K6", golden="A14.10")
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
