@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from gptc.errors import StorageError
 from gptc.runtime.choices import Question, write_questions
 from gptc.runtime.launch import RANK, find_launcher
+from tests.conftest import FULL
 from tests.system.workshop import TINY
 
 pytest.importorskip("mpi4py", reason="ranks need mpi4py")
@@ -158,6 +159,29 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
     assert "going on from" in said
     assert weights(folder, "disturbed") == whole
     assert seen(folder, "disturbed", "text") == seen(folder, "whole", "text")
+
+
+@pytest.mark.skipif(not FULL, reason="GPTC_TEST_FULL=1 sends 40 signals")
+def test_stopped_at_any_moment(folder: Path, whole: Tensors) -> None:
+    """SIGTERM and SIGINT between the first sign of a rank and the end, also while it looks or saves; the same bits."""
+    rng, stopped = random.Random(7), 0
+    while stopped < 40:
+        number, zero = rng.choice((signal.SIGTERM, signal.SIGINT)), rng.choice(((), ("--zero", "1")))
+        shutil.rmtree(folder / "stopped", ignore_errors=True)
+        process = start(folder, "stopped", "--ranks", "2", *LOOKS, *zero, *rng.choice(((), ("--save-every", "7"))))
+        while not (folder / "stopped").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 2))
+        process.send_signal(number)
+        code, said = end(process)
+        if code == 0:
+            continue  # it was just done
+        assert code == 128 + number, said
+        assert "Traceback" not in said
+        code, said = end(start(folder, "stopped", "--ranks", "2", "--resume", "auto", *LOOKS, *zero))
+        assert code == 0, said
+        assert weights(folder, "stopped") == whole
+        stopped += 1
 
 
 def test_any_number_of_ranks_goes_on(folder: Path) -> None:
