@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Self
 
 TICK = 0.05
 LONGEST = 0.25
@@ -13,7 +14,7 @@ LONGEST = 0.25
 class Awake:
     """A clock that stands still while the process is stopped, and hardly goes while it waits for a processor."""
 
-    def __enter__(self) -> Awake:
+    def __enter__(self) -> Self:
         self.seconds, self._over = 0.0, threading.Event()
         self._thread = threading.Thread(target=self._count, daemon=True)
         self._thread.start()
