@@ -1,4 +1,4 @@
-"""What the README says is true: its op works as it stands, and its commands exist."""
+"""What the README says is true: its op works, its commands exist, and so does every file that a page of docs names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "templates/README.md", *sorted((ROOT / "docs").glob("*.md")),
+         *sorted((ROOT / "bench/results").glob("*.md"))]  # fmt: skip
 COMMANDS = sorted({line.split("#")[0].split()[1] for kind, text in BLOCKS if kind == "sh"
                    for line in text.splitlines() if line.startswith("gptc ")})  # fmt: skip
 
@@ -45,6 +47,18 @@ def test_the_op_of_the_readme_works() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_readme_exist(command: str) -> None:
     subprocess.run([sys.executable, "-m", "gptc", command, "--help"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = [page.parent / link for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)]
+    named = [ROOT / path for path in re.findall(r"`((?:gptc|tests|templates|models|bench|docs)/[\w/-]+\.\w+)`", text)]
+    assert not [str(path) for path in (*links, *named) if not path.exists()]
+
+
+def test_the_readme_lists_every_page() -> None:
+    assert all(f"docs/{page.name}" in README for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_the_model_of_the_readme_is_the_one_shipped() -> None:
