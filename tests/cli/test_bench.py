@@ -26,11 +26,6 @@ from tests.templates.kernel_library import BF16
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bench")
-
-
-@pytest.fixture(scope="module")
 def kernels(home: Path) -> dict[str, Any]:
     return one_object(gptc(home, "bench", "kernels", TINY, "--repeats", "5", "--threads", "2", "--json"))
 

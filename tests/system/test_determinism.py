@@ -30,7 +30,7 @@ root = Path(sys.argv[1])
 for path in sys.argv[2:]:
     compile_model(Request(Path(path), Options(), (), 2, 16), root / "build", Cache(root / "cache"))
 """
-STEPS = 20
+STEPS = 8
 
 
 def test_sources_do_not_depend_on_hashing(tmp_path: Path) -> None:

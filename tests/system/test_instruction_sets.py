@@ -1,4 +1,4 @@
-"""The whole compiler for other instruction sets than this machine's best, and for sizes that no vector divides."""
+"""The whole compiler for other instruction sets than this machine's best."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import pytest
 
 from gptc.check import check_artefact, check_model
 from gptc.codegen.target import describe
-from gptc.compiler import Request, build_model, compile_model
 from gptc.errors import GptcError
-from gptc.options import Options
 from tests.cli.command import ROOT
 from tests.conftest import WARNINGS
 from tests.system.child import ChildModel
 from tests.system.test_training import allowed, losses
-from tests.system.workshop import STRICT, TINY, Workshop
+from tests.system.workshop import Workshop
 
 ARM, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 SETS = ("x86-64-v3", "x86-64")
@@ -74,24 +72,3 @@ def test_neon(workshop: Workshop, tmp_path: Path) -> None:
     with ChildModel(artefact, tmp_path / "again", [EMULATOR]) as model:
         found = losses(model, steps=3)
     assert (np.abs(np.subtract(found, reference)) <= allowed(built, reference)).all(), (found, reference)
-
-
-ODD = (
-    ("dims.C=1", "dims.H=1", "dims.V=2", "dims.T=1", "dims.L=1"),
-    ("dims.C=17", "dims.H=1", "dims.V=59", "dims.T=7", "dims.L=1"),
-    ("dims.C=51", "dims.H=3", "dims.V=257", "dims.T=67", "dims.L=1"),
-)
-
-
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_odd_sizes(workshop: Workshop, precision: str) -> None:
-    """Every call of two steps against the interpreter: one of everything, primes, one more than a vector."""
-    if precision == "bf16" and not describe("cc", "native").bf16:
-        pytest.skip("this machine has no AVX512_BF16")
-    for dims in ODD:
-        seq = int(dims[3].removeprefix("dims.T="))
-        request = Request(TINY, Options(compiler=STRICT, precision=precision), dims, 1 if seq == 1 else 3, seq)
-        compiled = compile_model(request, workshop.root / "build", workshop.cache)
-        library = build_model(compiled, workshop.cache).library
-        checked = check_artefact(compiled.artefact, library, 3).programs
-        assert sorted(checked) == sorted(p.name for p in compiled.artefact.manifest.programs), dims
