@@ -14,10 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from gptc.ir.types import DType
-from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.events import Event, Step
 from gptc.runtime.loader import Loader
+from gptc.runtime.model import Model
 from gptc.runtime.settings import TrainSettings
 from gptc.runtime.shard import Memory, write_shard
 from gptc.runtime.train import train
@@ -34,7 +34,7 @@ def tokens(count: int, vocabulary: int = 61) -> np.ndarray[Any, np.dtype[np.uint
     return (np.random.default_rng(11).random(count) ** 2 * vocabulary).astype(np.uint16)
 
 
-def losses(model: CpuModel, steps: int = STEPS, batches: int = STEPS, lr: float | None = None) -> list[float]:
+def losses(model: Model, steps: int = STEPS, batches: int = STEPS, lr: float | None = None) -> list[float]:
     """Losses of `steps` steps over `batches` batches of the batch size that the artefact has."""
     dims = model.artefact.manifest.dims
     micro_steps = model.artefact.manifest.micro_steps
