@@ -78,7 +78,7 @@ def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Tar
         names = (*SIZES[:6], "splits", "sweep")
         splits, partial = work.split(choice)
         memory = (Scratch(partial),) if choice.params["split"] else ()
-        sizes = (*form.sizes[:6], splits, work.sweep())
+        sizes = (*form.sizes[:6], splits, work.sweep(choice))
     kinds = {DType.f32: "float", narrow: str(narrow)}
     values = [(name, value.unrounded or value.text) if v.type.dtype is narrow else (name, value.text)
               for name, output, v in code.results for value in (code.block.values[output],)]  # fmt: skip

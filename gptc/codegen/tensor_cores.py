@@ -65,9 +65,8 @@ class Tiling:
         }  # fmt: skip
 
 
-WHOLE = Tiling(256, 1, 4, pingpong=False, split=False)
 PARTS = Tiling(192, 1, 5, pingpong=False, split=True)
-"""For the gradient of a weight: tiles enough for all multiprocessors, or too few."""
+"""For the gradient of a weight, where there are too few tiles for all multiprocessors."""
 FEWEST_STAGES = 3
 
 
@@ -116,9 +115,9 @@ class Matmul:
     def _hopper(self) -> Tiling | None:
         """Tiles, and as many stages as fit; None when too few do."""
         width = min(COLUMN_COST, key=lambda w: ceil(self.n / w) * w * COLUMN_COST[w])
-        options = [Tiling(width, 2, 4, pingpong=True, split=False)]
+        options = [Tiling(width, 2, 5, pingpong=True, split=False)]
         if self.trans_a and not self.trans_b:  # few tiles, long sums: the gradient of a weight
-            options = sorted((WHOLE, PARTS), key=self._time)
+            options = sorted((*options, PARTS), key=self._time)
         for option in options:
             for stages in range(option.stages, FEWEST_STAGES - 1, -1):
                 if self._shared(option.width, stages) <= SHARED_BYTES:
@@ -151,9 +150,16 @@ class Matmul:
         parts = self.parts(width) if choice.params["split"] else 1
         return parts, 4 * parts * ceil(self.m / 128) * 128 * ceil(self.n / width) * width
 
-    def sweep(self) -> int:
-        """Rows of tiles of 128 rows that are gone through together."""
-        return max(1, CACHED_BYTES // (256 * self.k))
+    def sweep(self, choice: Choice) -> int:
+        """Rows of tiles of 128 rows that are gone through together.
+
+        Where not even one stays in the cache, multiprocessors read what they share at the same time, if at all: then
+        neighbours go along the shorter side, and share the longer rows or columns among fewer.
+        """
+        width = choice.params["BN"]
+        assert isinstance(width, int)
+        rows, columns = ceil(self.m / 128), ceil(self.n / width)
+        return CACHED_BYTES // (256 * self.k) or (rows if rows < columns else 1)
 
 
 def begin_aligned(values: Iterable[Value], plan: Plan) -> bool:

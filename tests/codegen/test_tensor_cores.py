@@ -20,10 +20,13 @@ def test_products_of_gpt2() -> None:
         "BN": 192, "BLOCKS": 2, "STAGES": 4, "pingpong": True, "split": False, "fetch": False,
     }  # fmt: skip
     shapes = {"qkv": (2304, 768), "proj": (768, 768), "fc": (3072, 768), "fc_proj": (768, 3072)}
-    parts = {name: replace(GRADIENT, m=m, n=n).parts(192) for name, (m, n) in shapes.items()}
-    assert parts == {"qkv": 7, "proj": 5, "fc": 4, "fc_proj": 4}
+    works = {name: replace(GRADIENT, m=m, n=n) for name, (m, n) in shapes.items()}
+    assert {name: work.parts(192) for name, work in works.items()} == {"qkv": 7, "proj": 5, "fc": 4, "fc_proj": 4}
+    sweeps = {name: work.sweep(work.choose("sm_90a")) for name, work in works.items()}
+    assert sweeps == {"qkv": 1, "proj": 1, "fc": 1, "fc_proj": 6}
+    assert FORWARD.sweep(FORWARD.choose("sm_90a")) == 64
     head = replace(GRADIENT, m=50304).choose("sm_90a").params
-    assert (head["BN"], head["split"]) == (256, False)
+    assert (head["BN"], head["pingpong"], head["split"]) == (192, True, False)
 
 
 @pytest.mark.parametrize(
