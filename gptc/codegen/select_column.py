@@ -11,6 +11,7 @@ from gptc.codegen.render import identifiers
 from gptc.codegen.scalar import Block
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
+from gptc.codegen.tensor_cores import HOPPER
 from gptc.codegen.vectors import Vectors
 from gptc.errors import InternalError
 from gptc.ir.graph import Node
@@ -45,6 +46,8 @@ def select_column(node: Node, target: Target) -> Call:
     if target.name == "cuda":
         vectors = Vectors(code, "j", [])
         params |= _vector_sums(code, row, vectors, total)
+        if not total:
+            params["early"] = target.march == HOPPER
         items = rows * ceil_div(cols, CHUNK) if total else _pieces(rows, cols, vectors.width)
         extents = (*extents, *(() if total else (("items", items),)))
         scratch = (Scratch(0 if items == 1 and not total else 4 * len(code.results) * items * (1 if total else cols)),)

@@ -16,7 +16,7 @@ from gptc.codegen.scalar import ATOM, Block, Expr, spell
 from gptc.codegen.settled import column_tests, condition, settle
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
-from gptc.codegen.tensor_cores import PROCESSORS
+from gptc.codegen.tensor_cores import HOPPER, PROCESSORS
 from gptc.codegen.vectors import ACCESS, Vectors, element, in_memory
 from gptc.errors import InternalError
 from gptc.ir.body import REDUCTIONS, Stmt
@@ -202,6 +202,7 @@ class _CudaPasses(_Passes):
             "WIDTH": self.width,
             "COLUMNS": self.columns,
             "unrolled": self.unrolled,
+            "whole": self.unrolled and self.columns == int(self.code.space[-1]),
             "kept": kept,
             "staged": staged,
         }
@@ -251,6 +252,7 @@ class _CudaSums(_CudaPasses):
         self.columns = ceil_div(cols, self.width * vector) * self.width * vector
         self.kept = [o for o in self.vectors.operands if code.access[o.value].outer]  # all are fetched at once
         self.unrolled, self.staged = True, []
+        self.early = target.march == HOPPER
 
     def next(self, operand: Operand) -> str:
         dense = self.code.access[operand.value].outer == "at"
@@ -260,7 +262,11 @@ class _CudaSums(_CudaPasses):
         floats = self.columns // self.width * (len(self.kept) + len(self.sums))
         blocks = REGISTER_FILE // (self.width * (floats + OTHERS))
         sums = [(r.pointer, name) for r, name in self.sums]
-        return super().params() | {"sums": sums, "BLOCKS": max(1, min(blocks, 2048 // self.width))}
+        return super().params() | {
+            "sums": sums,
+            "BLOCKS": max(1, min(blocks, 2048 // self.width)),
+            "early": self.early,
+        }
 
 
 REGISTER_FILE = 65536
