@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import WIDTH, quote, shorten
+from gptc.codegen.render import contract
 from gptc.codegen.target import Target
 from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
@@ -22,18 +23,22 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
       models/gpt2-124m.yaml:33  a: layer_norm(x, ln_1.w, ln_1.b)
       computes  layer_norm
       moves     1.6 MB, 1.4 Mflop in its first call
-      template  templates/c/row.c.j2
+      template  templates/cuda/row.cu.j2
+      tuning    WIDTH 32
     """
     programs = Counter(program for program, _ in calls)
     kernel, nodes = calls[0][1].kernel, [call.node for _, call in calls]
     where = ", ".join(f"{count} in {program}" for program, count in programs.items())
     quotes = [line for line in dict.fromkeys(quote(node.span, sources) for node in nodes) if line]
+    template = target.template(kernel.template)
+    tuning = ", ".join(f"{name} {str(kernel.params[name]).lower()}" for name in contract(template).tunable)
     lines = [
         f"{kernel.name}: {len(calls)} call{'s' * (len(calls) > 1)} ({where})",
         *(f"  {c_comment(line)}" for line in quotes),
         f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in ops_of(node)))}",
         f"  moves     {_cost(nodes[0])} in its first call",
-        f"  template  templates/{target.template(kernel.template)}.j2",
+        f"  template  templates/{template}.j2",
+        *([f"  tuning    {tuning}"] if tuning else []),
         *(f"  because   {note}" for note in dict.fromkeys(call.note for _, call in calls) if note),
     ]
     return [shorten(line, WIDTH - 3) for line in lines]

@@ -55,6 +55,11 @@ class Contract:
     line: int
     """Where `params` stands."""
 
+    @property
+    def tunable(self) -> tuple[str, ...]:
+        """Names of the parameters that `tune` has values for."""
+        return tuple(re.findall(r"(\w+) in \(", self.tune))
+
     def args_of(self, count: int, missing: Collection[str] = ()) -> tuple[str, ...]:
         """The names of `count` arguments, of which those `missing` are none: with the others that may be missing, or
         without them."""

@@ -3,6 +3,7 @@
 //   computes  attention
 //   moves     16.6 kB, 32.8 kflop in its first call
 //   template  templates/c/attention.c.j2
+//   tuning    MR 4
 #include "support.h"
 
 // Flash attention (Dao et al. 2022): a few queries, as many as a register tile has rows, meet the keys block by block,
