@@ -23,8 +23,8 @@ from gptc.ir.ops.elementwise import Cast
 from gptc.ir.ops.leaf import Buffer
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, Rule, SumSquares
 from gptc.ir.ops.random import StochasticRound
-from gptc.ir.types import DType
-from gptc.passes.manager import Context, UserFault
+from gptc.ir.types import DType, TensorType
+from gptc.passes.manager import Context
 from gptc.shares import share
 
 PARAMETER, GRADIENT = 0, 1
@@ -119,28 +119,44 @@ class _Division:
         self.late.update(v.name for v in node.results)
 
     def update(self, node: Node) -> None:
-        """The update of a share, and for the end the parameter from all shares, and its copy from that."""
+        """The update of a share, and for the end the parameter from all shares, and what is rounded from that."""
         parameter, (new, *others) = node.operands[PARAMETER], node.results
-        length = self.share(parameter)
-        kind = parameter.type.with_shape((length,))
-        own = Value(self.b.fresh(f"{parameter.name}.own"), kind)
-        self.b.add_node(replace(node, op=OwnShare(share=length), operands=(parameter,), results=(own,)))
-        if parameter.type.dtype is not DType.f32:
-            message = f"updates of weights in {parameter.type.dtype} are not divided among ranks"
-            raise UserFault.of(message, node.span, "leave out train.master_weights: false, or ZeRO")
-        cast, op = None, node.op
-        if isinstance(op, AdamW) and op.copy:
-            *others, copy = others
-            cast = replace(node, op=Cast(dtype=copy.type.dtype), operands=(new,), results=(copy,))
-            if op.stochastic:  # of the whole parameter, so that ranks draw what one alone would
-                *own_operands, seed, lr, step, scale = node.operands
-                cast = replace(cast, op=StochasticRound(), operands=(new, seed))
-                node = replace(node, operands=(*own_operands, lr, step, scale))
-            node = replace(node, op=replace(op, copy="", stochastic=False))
+        base, rounded = parameter, None
+        if isinstance(node.op, AdamW) and node.op.copy:
+            *others, rounded = others
+        elif parameter.type.dtype is not DType.f32:
+            base, rounded, new = self.widened(node), new, self.fresh(new, ".wide")
+        length = self.share(base)
+        kind = base.type.with_shape((length,))
+        own, part = self.fresh(parameter, ".own", kind), self.fresh(new, ".own", kind)
+        self.b.add_node(replace(node, op=OwnShare(share=length), operands=(base,), results=(own,)))
+        exact, rounding = _apart(node, new, rounded)
         state = tuple(replace(v, type=kind) for v in others)
         self.new |= {v.name: v for v in state}
-        part = Value(self.b.fresh(f"{new.name}.own"), kind)
-        self.b.add_node(replace(node, operands=(own, *node.operands[GRADIENT:]), results=(part, *state)))
-        self.put_off(replace(node, op=AllGather(), operands=(part, parameter), results=(new,)))
-        if cast is not None:
-            self.put_off(cast)
+        self.b.add_node(replace(exact, operands=(own, *exact.operands[GRADIENT:]), results=(part, *state)))
+        self.put_off(replace(node, op=AllGather(), operands=(part, base), results=(new,)))
+        if rounding is not None:
+            self.put_off(rounding)
+
+    def fresh(self, like: Value, suffix: str, kind: TensorType | None = None) -> Value:
+        """A value named after another, in f32 of the same shape unless `kind` says otherwise."""
+        return Value(self.b.fresh(like.name + suffix), kind or replace(like.type, dtype=DType.f32))
+
+    def widened(self, node: Node) -> Value:
+        """A parameter that is not f32, in f32, where its shares will be gathered."""
+        wide = self.fresh(node.operands[PARAMETER], ".wide")
+        self.b.add_node(replace(node, op=Cast(DType.f32), operands=node.operands[:GRADIENT], results=(wide,)))
+        return wide
+
+
+def _apart(node: Node, new: Value, rounded: Value | None) -> tuple[Node, Node | None]:
+    """An update in f32, and how `rounded` comes from all of the new parameter: ranks draw what one alone would."""
+    op = node.op
+    if rounded is None or not isinstance(op, AdamW):
+        return node, None
+    exact = replace(node, op=replace(op, copy="", stochastic=False))
+    if not op.stochastic:
+        return exact, replace(node, op=Cast(rounded.type.dtype), operands=(new,), results=(rounded,))
+    *own, seed, lr, step, scale = node.operands
+    rounding = replace(node, op=StochasticRound(), operands=(new, seed), results=(rounded,))
+    return replace(exact, operands=(*own, lr, step, scale)), rounding

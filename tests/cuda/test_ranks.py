@@ -66,6 +66,12 @@ def test_neighbours_travel_as_one() -> None:
     assert joined([1000, 64, 76], [5, 2, 4]) == [(64, 2), (76, 4), (1000, 5)]
 
 
+def test_small_tensors_travel_by_themselves() -> None:
+    small, large = (1, 2, nccl.SMALL - 1), (3, 4, nccl.SMALL)
+    assert nccl.alike([large, small, large]) == [[small], [large, large]]
+    assert nccl.alike([small]) == [[small]]
+
+
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_rank_knows_its_place_among_those_of_its_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in LOCAL:

@@ -23,13 +23,18 @@ from tests.passes.gpt2 import Gpt2, Training, compiled, feeds
 
 SIZES = Gpt2(B=2, T=5, L=2)
 RANKS = (2, 3, 7)
-WAYS: list[dict[str, Any]] = [{}, {"micro_steps": 2}, {"precision": "bf16"}, {"precision": "bf16", "target": "cuda"}]
+MASTERS = Training()
+NO_MASTERS = [Training(master_weights=False, rounding=rounding) for rounding in ("nearest", "stochastic")]
+WAYS: list[dict[str, Any]] = [
+    {}, {"micro_steps": 2}, {"precision": "bf16"}, {"precision": "bf16", "target": "cuda"},
+    *({"precision": "bf16", "training": training} for training in NO_MASTERS),
+]  # fmt: skip
 
 
-def step(shards: int, **options: Any) -> Graph:
+def step(shards: int, training: Training = MASTERS, **options: Any) -> Graph:
     """The program that updates; with `shards` 0 that of one rank."""
     chosen = Options(ranks=shards > 0, shards=max(shards, 1), **options)
-    programs = compiled(SIZES.graph(), chosen, Training())
+    programs = compiled(SIZES.graph(), chosen, training)
     return programs["update" if "update" in programs else "step"]
 
 
