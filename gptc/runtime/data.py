@@ -12,7 +12,7 @@ from pathlib import Path
 from gptc.errors import InputError, StorageError
 from gptc.runtime.choices import ChoiceLoader
 from gptc.runtime.dataset import Dataset, open_folder
-from gptc.runtime.loader import SHUFFLE_SEED, Loader, beyond_vocabulary
+from gptc.runtime.loader import SHUFFLE_SEED, Loader, beyond_vocabulary, whose_batches
 from gptc.runtime.shard import Memory, Shard, Tokens, is_shard, open_shard
 from gptc.runtime.tokenizer import load_tokenizer
 
@@ -58,7 +58,7 @@ def open_data(
     if val is not None:
         check = find_shards(val) or (read_text(val, tokenizer),)
     if not check:
-        train, check = _split(train, world * batch * seq + 1, f"{batch} x {seq}")
+        train, check = _split(train, world * batch * seq + 1, whose_batches(batch, seq, world))
     for part in (*train, *check):
         ids = part.open()(0, min(part.count, HEAD_TOKENS))
         if ids.max() >= vocab:
@@ -95,12 +95,12 @@ def read_text(path: Path | None, tokenizer: str) -> Memory:
         raise InputError.of(f"{path}: {error.diagnostics[0].message}", None, error.diagnostics[0].hint) from None
 
 
-def _split(train: Sequence[Tokens], need: int, batch: str) -> tuple[Sequence[Tokens], Sequence[Tokens]]:
+def _split(train: Sequence[Tokens], need: int, batches: str) -> tuple[Sequence[Tokens], Sequence[Tokens]]:
     """The last tenth of the last shard becomes validation data; a small one still gives one batch to validate on."""
     *whole, last = train
     kept = last.count - max(last.count // VAL_SHARE, need)
     if kept < need:
-        message = f"{last.name}: {last.count} tokens; batches of {batch} need at least {2 * need}"
+        message = f"{last.name}: {last.count} tokens; {batches} need at least {2 * need}"
         raise InputError.of(message, None, "use more text, or compile the model with a smaller --batch or --seq")
     return (*whole, last.part(0, kept)), (last.part(kept, last.count),)
 

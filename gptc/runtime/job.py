@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from gptc.errors import InputError, InternalError, NumericsError, StorageError, ToolMissing, UsageError
+from gptc.errors import GptcError, InputError, InternalError, NumericsError, StorageError, ToolMissing, UsageError
 from gptc.runtime.launch import Launcher, find_launcher
 from gptc.runtime.pulse import Sign, Watcher, read_signs
 
@@ -30,14 +30,20 @@ GRACE = 2.0
 """Seconds between two looks at the ranks, and for the launcher to end by itself."""
 EXPLAINED = (*(e.code for e in (InputError, UsageError, ToolMissing, NumericsError, StorageError)), InternalError.code)
 """Exit codes of a rank that has printed what is wrong."""
-INSTALL = "pip install 'gptc[mpi]' brings one"
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+INSTALL = "pip install 'gptc[mpi]' brings both"
+PROBE = "import mpi4py; mpi4py.rc.initialize = False; import mpi4py.MPI"
 
 
 def launcher() -> Launcher:
-    """The MPI launcher; ToolMissing without."""
+    """The MPI launcher; ToolMissing without, or where ranks could not load MPI: then each would say so at length."""
     found = find_launcher()
     if found is None:
         raise ToolMissing.of("several ranks need an MPI launcher, and there is no mpiexec", None, INSTALL)
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ToolMissing.of(f"several ranks need mpi4py and an MPI that it finds: {last}", None, INSTALL)
     return found
 
 
@@ -59,17 +65,23 @@ def run_ranks(size: int, argv: Sequence[str]) -> int:
                 deaths.wait(POLL)
                 if trouble := watcher.look(deaths.order):
                     return _end(process, signs, trouble)
-    return code if code >= 0 else 128 - code
+            code = code if code >= 0 else 128 - code
+            if code not in (0, *EXPLAINED, *STOPPED) and (trouble := watcher.look(deaths.order)):
+                raise _ended(trouble)  # the launcher was quicker than a look
+    return code
 
 
 class Deaths:
-    """Who ends first: a launcher ends the other ranks within milliseconds of the first."""
+    """Who ends first: a launcher ends the other ranks within milliseconds of the first.
+
+    The kernel lists ends as they come (`epoll` keeps what is ready in that order), so it does not matter how late one
+    looks.
+    """
 
     def __init__(self) -> None:
         self.order: dict[int, int] = {}
-        """Processes that have ended -> how many looks before; of those of one look none is known to be the first."""
-        self.looks = 0
-        self.poll = select.poll()
+        """Processes that have ended -> how many before them."""
+        self.poll = select.epoll()
         self.watched: dict[int, int] = {}
         """File descriptor of a process -> its number."""
 
@@ -81,13 +93,12 @@ class Deaths:
                 with suppress(ProcessLookupError):
                     descriptor = os.pidfd_open(sign.pid)
                     self.watched[descriptor] = sign.pid
-                    self.poll.register(descriptor, select.POLLIN)
+                    self.poll.register(descriptor, select.EPOLLIN)
 
     def wait(self, seconds: float) -> None:
         """Return at the next end of a process, or after some time."""
-        self.looks += 1
-        for descriptor, _ in self.poll.poll(seconds * 1e3):
-            self.order[self.watched.pop(descriptor)] = self.looks
+        for descriptor, _ in self.poll.poll(seconds):
+            self.order[self.watched.pop(descriptor)] = len(self.order)
             self.poll.unregister(descriptor)
             os.close(descriptor)
 
@@ -107,8 +118,12 @@ def _end(process: subprocess.Popen[bytes], signs: Sequence[Sign], trouble: str) 
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    raise _ended(trouble)
+
+
+def _ended(trouble: str) -> GptcError:
     hint = "gptc train --resume auto goes on from the last checkpoint"
-    raise StorageError.of(f"{trouble}: the job is ended", None, hint)
+    return StorageError.of(f"{trouble}: the job is ended", None, hint)
 
 
 @contextmanager

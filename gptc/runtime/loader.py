@@ -64,8 +64,8 @@ class Loader:
         self._shards = tuple(shard for shard in shards if shard.count > self._sample)
         if not self._shards:
             longest = max(shards, key=lambda shard: shard.count)
-            whose = f"{world} ranks with batches" if world > 1 else "batches"
-            message = f"{longest.name}: {longest.count} tokens; {whose} of {batch} x {seq} need {self._sample + 1}"
+            need = f"{whose_batches(batch, seq, world)} need {self._sample + 1}"
+            message = f"{longest.name}: {longest.count} tokens; {need}"
             hint = "use more text, or compile the model with a smaller --batch or --seq"
             raise InputError.of(message, None, hint)
         counts = [(shard.count - 1) // self._sample for shard in self._shards]
@@ -120,6 +120,11 @@ class Loader:
             self._shards[shard].verify()
             self._open = shard, self._shards[shard].open()
         return self._open[1]
+
+
+def whose_batches(batch: int, seq: int, world: int) -> str:
+    """For messages: what has to be filled with tokens at a time."""
+    return f"{f'{world} ranks with batches' if world > 1 else 'batches'} of {batch} x {seq}"
 
 
 def beyond_vocabulary(name: str, at: int, ids: Ids, vocab: int) -> GptcError:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gptc.errors import StorageError
+from gptc.errors import StorageError, ToolMissing
+from gptc.runtime import job
 from gptc.runtime.choices import Question, write_questions
 from gptc.runtime.launch import RANK, find_launcher
 from tests.conftest import FULL
@@ -214,3 +215,11 @@ def test_ranks_need_a_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("ToolMissing"), done.stdout + done.stderr
     assert "pip install" in done.stdout
+
+
+def test_ranks_need_mpi4py(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told once, and before any rank is started."""
+    (tmp_path / "mpi4py.py").write_text("raise RuntimeError('cannot load MPI library')")
+    monkeypatch.setitem(os.environ, "PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    with pytest.raises(ToolMissing, match="need mpi4py and an MPI that it finds: RuntimeError: cannot load"):
+        job.run_ranks(2, ["-c", ""])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from gptc.runtime import pulse
-from gptc.runtime.pulse import FORMAT, PATIENCE, STALE, Watcher
+from gptc.runtime.job import Deaths
+from gptc.runtime.pulse import FORMAT, PATIENCE, STALE, Sign, Watcher
+
+NOTHING = (0.0, 0, False, 0.0, 0.0, False)
+"""What a sign says beside who gave it."""
 
 
 class Clock:
@@ -55,3 +62,19 @@ def test_a_rank_that_stops_is_named_and_sleep_is_nobodys_fault(tmp_path: Path, c
     assert told is not None
     assert "rank 0" in told
     assert "no sign of life" in told
+
+
+def test_deaths_are_told_in_their_order_however_late_one_looks() -> None:
+    rng = random.Random(0)
+    processes = [subprocess.Popen(["sleep", "600"]) for _ in range(8)]
+    numbers = [process.pid for process in processes]
+    deaths = Deaths()
+    deaths.watch([Sign(rank, number, socket.gethostname(), *NOTHING) for rank, number in enumerate(numbers)])
+    rng.shuffle(numbers)
+    for number in numbers:
+        os.kill(number, signal.SIGKILL)
+        os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+    deaths.wait(1.0)
+    assert deaths.order == {number: index for index, number in enumerate(numbers)}
+    for process in processes:
+        process.wait()
