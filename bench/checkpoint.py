@@ -1,6 +1,6 @@
 """What a checkpoint costs a training run: how long it stands still, how fast it is written, what steps lose meanwhile.
 
-    python bench/checkpoint.py MODEL --batch 4 --seq 64 --saves 3 --out bench/results/checkpoint.md
+    python -m bench.checkpoint MODEL --batch 4 --seq 64 --saves 3 --out bench/results/checkpoint.md
 
 Steps on random tokens; a checkpoint is begun, and steps go on until it is on the disk.  The folder is `--folder`, which
 should be on the disk that is meant.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.peers import publish
 from gptc.compiler import Request, build_model, compile_model
 from gptc.options import Options
 from gptc.runtime.cpu import CpuModel
@@ -97,12 +98,10 @@ def main() -> None:
         f"{options.seq} tokens", "",
         "| MB | training stands still, ms | written, flushed and hashed in, s | MB/s | steps meanwhile |",
         "|---|---|---|---|---|", *rows, "",
-        f"{this_machine(cores())}; `python bench/checkpoint.py {' '.join(sys.argv[1:])}`",
+        f"{this_machine(cores())}; `python -m bench.checkpoint {' '.join(sys.argv[1:])}`",
     ]  # fmt: skip
     text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long `gptc compile` takes for GPT-2 124M, the C compiler included: with an empty cache, and again.
 
-    python bench/compile_time.py --out bench/results/compile_time.md
+    python -m bench.compile_time --out bench/results/compile_time.md
 
 Every repeat has a cache and a folder of its own.  A figure is the median, of wall time in a new process.
 """
@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peers import FEWEST, MODEL, ROOT
-
+from bench.peers import FEWEST, MODEL, ROOT, publish
 from gptc.runtime.machine import this_machine
 
 PRECISIONS = ("f32", "bf16")
@@ -70,12 +69,10 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
         *(row(precision, options.repeats) for precision in PRECISIONS),
         "",
-        f"{compiler}; {machine}; {machine.system}; `python bench/compile_time.py --repeats {options.repeats}`",
+        f"{compiler}; {machine}; {machine.system}; `python -m bench.compile_time --repeats {options.repeats}`",
         "",
     ])  # fmt: skip
-    print(text, end="")
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 if __name__ == "__main__":

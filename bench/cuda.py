@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.peers import publish
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -62,9 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lines = report(options, Path(folder))
     text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 def report(options: argparse.Namespace, folder: Path) -> list[str]:

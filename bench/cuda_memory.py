@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from bench.cuda import probe
+from bench.peers import publish
 from gptc.compiler import Request, build_model, compile_model
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -133,9 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = "\n".join(report(options, Path(folder))) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 if __name__ == "__main__":

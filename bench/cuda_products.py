@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import cublaslt
+from bench.peers import publish
 from gptc.compiler import Request, build_model, compile_model
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -345,9 +346,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = "\n".join(report(options, Path(folder))) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers import publish
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.resources import models_dir
@@ -61,9 +62,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         text = "\n".join(report(options, Path(folder))) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 # ---- the table -------------------------------------------------------------------------------------

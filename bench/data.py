@@ -1,6 +1,6 @@
 """Tokenising beside tiktoken, and the loader beside a training step.
 
-    TIKTOKEN_CACHE_DIR=FOLDER python bench/data.py TEXT --step-ms 482 --out bench/results/data.md
+    TIKTOKEN_CACHE_DIR=FOLDER python -m bench.data TEXT --step-ms 482 --out bench/results/data.md
 
 `TEXT` is written several times into one file of at least `--mib`.  All of `gptc data prepare` is timed: starting
 processes, reading, encoding, writing, hashing.  tiktoken's own is `encode_ordinary_batch` on text that is in memory,
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
+from bench.peers import publish
 from gptc.corpus.prepare import Preparation, prepare
 from gptc.corpus.sources import find_sources
 from gptc.runtime.loader import SHUFFLE_SEED, Loader
@@ -112,13 +113,11 @@ def main() -> None:
             f"The loader: a batch from a shard of 50 million tokens, shuffled, checked, as int32; beside a step of "
             f"{options.step_ms:g} ms", "", "| B x T | microseconds | of a step |", "|---|---|---|",
             *loading(folder, options.step_ms), "",
-            f"{this_machine(cores())}; `python bench/data.py TEXT --mib {options.mib} --rounds {options.rounds} "
+            f"{this_machine(cores())}; `python -m bench.data TEXT --mib {options.mib} --rounds {options.rounds} "
             f"--step-ms {options.step_ms:g}`, TEXT: {options.text.name}",
         ]  # fmt: skip
     text_out = "\n".join(lines) + "\n"
-    print(text_out, end="")
-    if options.out:
-        options.out.write_text(text_out)
+    publish(text_out, options.out)
 
 
 if __name__ == "__main__":

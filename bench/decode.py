@@ -1,6 +1,6 @@
 """GPT-2 124M generating on the CPU: gptc, llama.cpp and PyTorch in turns, on one machine, in one run, probes beside.
 
-    python bench/decode.py --peer-python /path/to/python-with-torch-and-llama-cpp --out bench/results/decode_cpu.md
+    python -m bench.decode --peer-python /path/to/python-with-torch-and-llama-cpp --out bench/results/decode_cpu.md
 
 Prints a Markdown table of the ms of a prompt and of each token after it, for weights in 32, 16 and 8 bits, with the
 ratios of the medians.  Every round measures each program once.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers import closing, publish
+from bench.peers import closing, publish
 
 ROOT = Path(__file__).parent.parent
 BITS = {"f32": ("f32", "float32"), "bf16": ("bf16", "bfloat16"), "int8": ("q8_0", None)}
@@ -89,7 +89,7 @@ def report(done: list[Program], options: argparse.Namespace) -> str:
         *(row(p, ours[p.weights]) for p in done),
         "",
         f"Read probe after each run: {min(reads):,.1f} .. {max(reads):,.1f} GB/s.  {'; '.join(versions)}.",
-        *closing(found, f"python bench/decode.py --peer-python PYTHON {sizes}"),
+        *closing(found, f"python -m bench.decode --peer-python PYTHON {sizes}"),
     ]
     return "\n".join(lines) + "\n"
 

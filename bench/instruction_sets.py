@@ -1,6 +1,6 @@
 """One GPT-2 124M training step for several instruction sets of one processor, in turns, kernel by kernel.
 
-    python bench/instruction_sets.py --out bench/results/instruction_sets.md
+    python -m bench.instruction_sets --out bench/results/instruction_sets.md
 
 Rounds alternate between the sets, each in a process of its own with probes of what the set can do on this machine.
 A figure is the median over all steps of all rounds, of a kernel over all rounds.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peers import FEWEST, MODEL, Peer, closing, publish
+from bench.peers import FEWEST, MODEL, Peer, closing, publish
 
 SETS = {"AVX-512": "native", "AVX2": "x86-64-v3"}
 
@@ -75,7 +75,7 @@ def report(peers: Sequence[Peer], options: argparse.Namespace) -> str:
             lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} | {theirs['ms'] / mine['ms']:.2f} |")
     sizes = f"--batch {options.batch} --seq {options.seq} --repeats {options.repeats} --rounds {options.rounds}"
     rounds = [found for peer in peers for found in peer.rounds]
-    lines += ["", *closing(rounds, f"python bench/instruction_sets.py {sizes}")]
+    lines += ["", *closing(rounds, f"python -m bench.instruction_sets {sizes}")]
     return "\n".join(lines) + "\n"
 
 

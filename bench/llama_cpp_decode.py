@@ -1,6 +1,6 @@
 """The peer: GPT-2 124M generating on the CPU in llama.cpp, from a GGUF file of random weights made here once.
 
-    python bench/llama_cpp_decode.py --weights q8_0 --prompt 256 --repeats 64
+    python -m bench.llama_cpp_decode --weights q8_0 --prompt 256 --repeats 64
 
 Prints one JSON object: the ms of each token after the prompt, and of the prompt itself.  Needs llama-cpp-python,
 which builds llama.cpp for this machine, and gguf.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.peers import publish
 from bench.torch_gpt2 import SIZES, Trainer
 from gptc.compiler import Request, build_model, compile_model
 from gptc.options import Options
@@ -55,9 +56,7 @@ def main() -> None:
         "PyTorch, GPU, bf16": torch_curve(peer, batches, schedule),
     }
     text = "\n".join(table(curves, options)) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 def load(chosen: Options, options: argparse.Namespace, folder: Path) -> Model:

@@ -1,6 +1,6 @@
 """Every matrix product of GPT-2 124M on the CPU: gptc and PyTorch in turns, probes of the peak between them.
 
-    python bench/matmul.py --torch-python PATH/TO/python --out bench/results/matmul_cpu.md
+    python -m bench.matmul --torch-python PATH/TO/python --out bench/results/matmul_cpu.md
 
 A round makes all products in the order of a training step, first gptc's, then PyTorch's in a process of its own, so
 that a slow minute of the machine hits both.  When a product's turn comes, its weights have long left the caches, while
@@ -26,7 +26,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from peers import closing, publish
+
+from bench.peers import closing, publish
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000000")  # as within a step, threads are awake when a product begins
 
@@ -288,7 +289,7 @@ def main() -> None:
     command = f"--dtype {' '.join(options.dtype)} --rows {sizes} --march {options.march} --rounds {options.rounds}"
     last = closing(
         [{"machine": this_machine(probe.threads).to_json()}],
-        f"python bench/matmul.py --torch-python PYTHON {command}",
+        f"python -m bench.matmul --torch-python PYTHON {command}",
     )
     parts.append("\n".join((f"PyTorch {version} writes the products of bf16 in bf16, gptc in f32.", *last)))
     publish("\n\n".join(parts) + "\n", options.out)

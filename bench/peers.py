@@ -1,6 +1,6 @@
 """GPT-2 124M training steps on the CPU: gptc and PyTorch in turns, on one machine, in one run, probes beside.
 
-    python bench/peers.py --torch-python PATH/TO/python --out bench/results/train_step_cpu.md
+    python -m bench.peers --torch-python PATH/TO/python --out bench/results/train_step_cpu.md
 
 `--torch-python` is an interpreter that has torch.  A case is a precision and a batch, such as `bf16:1x1024`.  Rounds go
 through the cases and alternate between the two, each in a process of its own, so that a slow minute of the machine
@@ -129,7 +129,7 @@ def report(cases: Sequence[Case], options: argparse.Namespace) -> str:
         f"Probes in each round: {_range([p['gflops'] for p in peaks])} GFLOP/s of multiply-adds"
         f"{f' ({_range(narrow)} of bf16)' if narrow else ''}, "
         f"{_range([p['read_gbs'] for p in peaks])} GB/s read, {_range([p['triad_gbs'] for p in peaks])} GB/s triad.",
-        *closing(rounds, f"python bench/peers.py --torch-python PYTHON {command}"),
+        *closing(rounds, f"python -m bench.peers --torch-python PYTHON {command}"),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """What narrow weights cost: the loss of one set of trained weights, generated from in f32, bf16 and int8.
 
     python -m gptc train gpt2-nano --data TEXT
-    python bench/quality.py --weights runs/gpt2-nano/weights.safetensors --data TEXT
+    python -m bench.quality --weights runs/gpt2-nano/weights.safetensors --data TEXT
 
 Every token of windows at the end of the text is predicted from caches, as generation does.  Prints a Markdown table.
 """

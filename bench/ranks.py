@@ -1,6 +1,6 @@
 """A training step on one rank with all cores, and on ranks that share cores and batch, with and without ZeRO.
 
-    python bench/ranks.py MODEL --batch 4 --seq 64 --micro-steps 1 4 --out bench/results/ranks_cpu.md
+    python -m bench.ranks MODEL --batch 4 --seq 64 --micro-steps 1 4 --out bench/results/ranks_cpu.md
 
 Every row is a job of its own, started by the MPI launcher, on random tokens.  `waiting` is the share of a step in which
 the main thread of the first rank waits for others: what the exchange costs beyond what overlaps with the backward pass,
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers import publish
 from gptc.compiler import Compiled, Request, build_model, compile_model
 from gptc.options import Options
 from gptc.runtime.cpu import CpuModel
@@ -122,7 +123,7 @@ def run_step(model: CpuModel, row: Row, step: int, rng: np.random.Generator) -> 
 def run(row: Row) -> str:
     """The row of the table."""
     start = launcher()
-    argv = [sys.executable, "-m", "mpi4py", __file__, "--job", json.dumps(vars(row))]
+    argv = [sys.executable, "-m", "mpi4py", "-m", "bench.ranks", "--job", json.dumps(vars(row))]
     environment = os.environ | start.environment
     done = subprocess.run(start.command(row.ranks, argv), env=environment, stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
@@ -167,12 +168,10 @@ def main() -> None:
     lines = [
         f"{about}: {options.steps} steps after a first, median (least .. most); memory is that of one rank", "",
         f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *map(run, rows), "",
-        f"{this_machine(cores())}; `python bench/ranks.py {' '.join(sys.argv[1:])}`",
+        f"{this_machine(cores())}; `python -m bench.ranks {' '.join(sys.argv[1:])}`",
     ]  # fmt: skip
     text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if options.out:
-        options.out.write_text(text)
+    publish(text, options.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The peer: GPT-2 124M generating on the CPU in PyTorch, with caches of keys and values.
 
-    python bench/torch_decode.py --dtype bfloat16 --prompt 256 --repeats 64
+    python -m bench.torch_decode --dtype bfloat16 --prompt 256 --repeats 64
 
 Prints one JSON object: the ms of each token after the prompt, and of the prompt itself.  Needs only torch.
 """

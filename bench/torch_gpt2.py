@@ -1,7 +1,7 @@
 """The peer: GPT-2 training steps in PyTorch, float32 on the CPU or bfloat16 on a GPU unless told otherwise.
 
-    python bench/torch_gpt2.py --batch 4 --seq 64 --repeats 7 --precision bf16
-    python bench/torch_gpt2.py --batch 64 --seq 1024 --device cuda --compile
+    python -m bench.torch_gpt2 --batch 4 --seq 64 --repeats 7 --precision bf16
+    python -m bench.torch_gpt2 --batch 64 --seq 1024 --device cuda --compile
 
 Prints one JSON object: the times of the repeats in ms, and the peak memory in bytes.  Needs only torch.
 """
