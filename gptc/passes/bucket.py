@@ -139,12 +139,9 @@ class _Places:
     def nodes(self) -> Iterator[Node]:
         """All nodes in order."""
         for node in self.graph.nodes:
-            exchanged = node.name in self.gone
-            if exchanged:
+            if node.name in self.gone:
                 if whole := self.gone[node.name]:
                     yield whole
-                elif node.name in self.graph.output_names:
-                    yield from self.end(node.name)
                 continue
             for value in node.operands:
                 yield from self.end(value.name)
@@ -152,6 +149,8 @@ class _Places:
             for begin in self.behind.get(node.name, ()):
                 yield from self.end(begin.name)
                 yield begin
+        for output in self.graph.outputs:  # which nothing in the graph may have read
+            yield from self.end(output.value.name)
 
     def end(self, name: str) -> Iterator[Node]:
         """What must stand here, once."""
