@@ -19,6 +19,8 @@ from gptc.ir.verify import verify
 from gptc.options import Options
 
 Kind = Literal["done", "missed", "note"]
+SHOWN = 4
+"""Findings of the verifier, behind the first, that the failure of a pass tells."""
 
 
 class UserFault(InputError):
@@ -151,17 +153,15 @@ def _failure(graph: Graph, pass_: Pass, node: Node | None, error: Exception) -> 
     ) as file:
         file.write(print_graph(graph))
     place = f" at %{node.name}" if node else ""
-    reason = str(error) if isinstance(error, GptcError) else f"{type(error).__name__}: {error}"
-    return InternalError(
-        (
-            Diagnostic(
-                f"pass {pass_.name} failed{place} of graph {graph.name}: {reason}",
-                node.span if node else None,
-                f"gptc opt {file.name} --passes='{spell(pass_)}'",
-                (f"the graph before the pass is in {file.name}; to reproduce:",),
-            ),
-        )
-    )
+    found = error.diagnostics if isinstance(error, GptcError) else (Diagnostic(f"{type(error).__name__}: {error}"),)
+    first, *others = [each.message for each in found]
+    more = [f"and {len(others) - SHOWN} more"] if len(others) > SHOWN else []
+    return InternalError.of(
+        f"pass {pass_.name} failed{place} of graph {graph.name}: {first}",
+        node.span if node else None,
+        f"gptc opt {file.name} --passes='{spell(pass_)}'",
+        *others[:SHOWN], *more, f"the graph before the pass is in {file.name}; to reproduce:",
+    )  # fmt: skip
 
 
 def _dump(folder: Path, number: int, name: str, before: Graph | None, after: Graph) -> None:
