@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 LONGEST = 1000
 """Characters of a message."""
@@ -64,7 +65,7 @@ class GptcError(Exception):
     code = 1
 
     @classmethod
-    def of(cls, message: str, span: Span | None = None, hint: str | None = None, *notes: str) -> GptcError:
+    def of(cls, message: str, span: Span | None = None, hint: str | None = None, *notes: str) -> Self:
         """The usual case: one diagnostic."""
         return cls((Diagnostic(message, span, hint, notes),))
 
