@@ -16,7 +16,7 @@ from gptc.ir.ops.random import StochasticRound
 from tests.templates.kernel_library import CC, FLAGS, ISAS, environment
 
 ARM, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-FUNCTIONS = ("exp", "tanh", "sigmoid", "gelu", "round_bf16")
+FUNCTIONS = ("exp", "exp2", "tanh", "sigmoid", "gelu", "round_bf16")
 SOURCE = (
     '#include "support.h"\n#include <string.h>\n'
     + "".join(
@@ -101,6 +101,18 @@ def test_exp(functions: Functions) -> None:
     assert np.all(y[x < -87] == 0)
     assert np.all(np.abs(y[x <= -86.9] - exact[x <= -86.9]) < 1.9e-38)
     assert np.all(y[x > 88.73] == np.inf)
+
+
+def test_exp2(functions: Functions) -> None:
+    x = np.concatenate([functions.every_exponent(), functions.between(-130, 127), np.float32([np.nan])])
+    x = x[~(x > 127)]
+    exact = np.exp2(x.astype(np.float64))
+    y = functions("exp2", x)
+    normal = x >= -126
+    assert ulps(y[normal], exact[normal]).max() < 2.2
+    assert np.all(y[x < -126] == 0)
+    assert np.all(y[x == 0] == 1)
+    assert np.isnan(y[-1])
 
 
 def test_tanh(functions: Functions) -> None:
