@@ -174,8 +174,8 @@ class _Watch:
         self.before(call + 1)
 
     def _compare(self, call: int, value: Value, expected: Bounded) -> None:
-        found = self._read(value).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
+            found = self._read(value).astype(np.float64)
             error = np.where(found == expected.value, 0.0, np.abs(found - expected.value))
             share = np.where(error == 0, 0.0, error / expected.error)
         share = np.where(np.isnan(share), np.inf, share)
