@@ -15,12 +15,21 @@ enum {
     NR = 2 * VEC,        // its columns
     KEYS = 384,          // of a block: MR rows of scores, 13 KB for 8, stay in the L1 cache
     SCORES = KEYS + VEC, // from a row of scores to the next: a power of two apart they would share cache sets
+    LINE = 64,           // bytes of a cache line
 };
 
 // How many keys of the block that begins at j0 query i may see: those at or before it.
 static inline int64_t visible(int64_t i, int64_t j0, int64_t T)
 {
     return gptc_min(KEYS, gptc_min(i, T - 1) + 1 - j0);
+}
+
+// Requests rows that are needed soon: they lie too far apart for the hardware to guess. Past the end they do no harm.
+static inline void request_rows(const float *from, int64_t stride, int64_t rows, int64_t D)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t d = 0; d < D; d += LINE / (int64_t)sizeof *from)
+            __builtin_prefetch(from + i * stride + d);
 }
 
 // to[k][j] = from[j][k] for k < D and j < NR; rows past the last repeat it.
@@ -68,26 +77,24 @@ GPTC_INLINE void multiply_tile(float *restrict c, int64_t ldc, int add, const fl
             *(vf *)(c + i * ldc + j * VEC) = acc[i][j];
 }
 
-// One row of products, of which n are visible, becomes exp(scale s - max); up to `wide` it is 0 where hidden. `max` and
-// `sum` of the row are updated. Returns exp(old max - new max), the factor for everything summed under the old one.
+// One row of products, of which n are visible, becomes 2^(scale s - max); up to `wide` it is 0 where hidden. `max` and
+// `sum` of the row are updated. Returns 2^(old max - new max), the factor for everything summed under the old one.
 static float softmax_row(float *restrict s, int64_t n, int64_t wide, float scale, float *restrict max,
                          float *restrict sum)
 {
     float m = *max;
     #pragma omp simd reduction(max : m)
     for (int64_t j = 0; j < n; j++) {
-        s[j] *= scale;
-        m = s[j] > m ? s[j] : m;
+        const float x = scale * s[j];
+        m = x > m ? x : m;
     }
-    for (int64_t j = n; j < wide; j++)
-        s[j] = -INFINITY;
     float total = 0;
     #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < wide; j++) {
-        s[j] = gptc_exp(s[j] - m);
+    for (int j = 0; j < (int)wide; j++) { // no part of a vector needs code of its own
+        s[j] = j < (int)n ? gptc_exp2(scale * s[j] - m) : 0;
         total += s[j];
     }
-    const float factor = gptc_exp(*max - m);
+    const float factor = gptc_exp2(*max - m);
     *sum = *sum * factor + total;
     *max = m;
     return factor;
@@ -105,7 +112,7 @@ void attention_causal_6d2fa8(
     int64_t v_b, int64_t v_h, int64_t v_t,
     int64_t out_b, int64_t out_h, int64_t out_t)
 {
-    const float scale = 0.25;
+    const float scale = 0.25 * 1.4426950408889634; // times log2(e): powers of two are faster
     const int64_t rows = gptc_round_up(T, NR), width = gptc_round_up(D, NR), depth = D;
 
     #pragma omp parallel for schedule(dynamic)
@@ -120,10 +127,10 @@ void attention_causal_6d2fa8(
         float *keys = gptc_scratch(GPTC_PRIVATE, floats * sizeof *keys); // [rows / NR][D][NR]
         float *values = keys + rows * depth;                             // [rows][width]
         float *queries = values + rows * width;                          // [MR][width]
-        float *sums = queries + MR * width;                              // [MR][width], exp(s - max) V
-        float *s = sums + MR * width;                                    // [MR][SCORES], scores, then their exp
+        float *sums = queries + MR * width;                              // [MR][width], 2^(s - max) V
+        float *s = sums + MR * width;                                    // [MR][SCORES], scores, then 2^(s - max)
         float *max = s + MR * SCORES;                                    // [MR], of the scores so far
-        float *sum = max + MR;                                           // [MR], of exp(s - max) so far
+        float *sum = max + MR;                                           // [MR], of 2^(s - max) so far
 
         for (int64_t j = 0; j < T; j += NR)
             pack_columns(keys + j * depth, K + j * k_t, k_t, gptc_min(NR, T - j), D);
@@ -132,6 +139,8 @@ void attention_causal_6d2fa8(
         for (int64_t i0 = 0; i0 < T; i0 += MR) {
             const int64_t n = gptc_min(MR, T - i0);
             copy_rows(queries, width, Q + i0 * q_t, q_t, n, MR, D);
+            request_rows(Q + (i0 + MR) * q_t, q_t, MR, D);
+            request_rows(O + i0 * out_t, out_t, MR, D);
             for (int64_t i = 0; i < MR * width; i++)
                 sums[i] = 0;
             for (int64_t i = 0; i < MR; i++) {
@@ -153,7 +162,7 @@ void attention_causal_6d2fa8(
                         sums[i * width + d] *= factor;
                 }
 
-                // sums += exp(scores - max) V
+                // sums += 2^(scores - max) V
                 for (int64_t d = 0; d < width; d += NR)
                     multiply_tile(sums + d, width, 1, s, SCORES, 1, values + j0 * width + d, width,
                                   seen);
@@ -162,7 +171,7 @@ void attention_causal_6d2fa8(
             for (int64_t i = 0; i < n; i++) {
                 for (int64_t d = 0; d < D; d++)
                     O[(i0 + i) * out_t + d] = sums[i * width + d] / sum[i];
-                lse[head * T + i0 + i] = max[i] + logf(sum[i]);
+                lse[head * T + i0 + i] = 0.693147181f * (max[i] + log2f(sum[i]));
             }
         }
     }
