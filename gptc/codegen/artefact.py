@@ -77,17 +77,22 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, option
     for kernel, spec in facts.specs.items():
         files[f"kernels/{kernel}.{target.suffix}"] = render_kernel(target, spec, facts.header(kernel))
     files |= _program_files(facts)
-    if facts.trains and target.name == "cuda":
-        steps = int(model.train.get("steps", 1))
-        files["train.py"] = render("cuda/program/train.py", steps=steps, micro_steps=options.micro_steps)
-    if facts.trains_alone:
-        refreshes = any(program.name == "refresh" for program in programs)
-        files |= trainer_files(model.name, model.tokenizer, model.train, facts.params, options.micro_steps, refreshes)
+    files |= _trainer(facts) if facts.trains_alone else {}
     digest = _digest(files, model, options)
     name = f"{model.name}-{options.target}-{digest}"
     files["README.md"] = _readme(facts, name)
     files["manifest.json"] = to_json(_manifest(facts, digest, files))
     return Emitted(name, dict(sorted(files.items())))
+
+
+def _trainer(facts: _Facts) -> dict[str, str]:
+    """A program that trains the model of the folder."""
+    model, micro_steps = facts.model, facts.options.micro_steps
+    if facts.target.name == "cuda":
+        steps = int(model.train.get("steps", 1))
+        return {"train.py": render("cuda/program/train.py", steps=steps, micro_steps=micro_steps)}
+    refreshes = any(program.name == "refresh" for program in facts.programs)
+    return trainer_files(model.name, model.tokenizer, model.train, facts.params, micro_steps, refreshes)
 
 
 def _support(facts: _Facts) -> dict[str, str]:
@@ -147,8 +152,8 @@ class _Facts:
 
     @property
     def trains_alone(self) -> bool:
-        """Whether there is a native trainer: one rank without the others has a part of the state only."""
-        return self.trains and self.target.name == "c" and self.options.shards == 1
+        """Whether there is a trainer in the folder: one rank without the others has a part of the state only."""
+        return self.trains and self.options.shards == 1
 
     @cached_property
     def tensors(self) -> list[tuple[Tensor, Node]]:
@@ -230,7 +235,7 @@ def _readme(facts: _Facts, name: str) -> str:
         "kernels": kernels, "sizes": dict(facts.memory.segments), "memory": facts.largest, "weights": weights,
     }  # fmt: skip
     if facts.target.name == "cuda":
-        return render("cuda/program/README.md", **about, trains=facts.trains)
+        return render("cuda/program/README.md", **about, trains=facts.trains_alone)
     return _render("README.md", **about, trains=facts.trains_alone)
 
 

@@ -92,12 +92,16 @@ def test_programs_reach_the_exchange(tmp_path: Path) -> None:
     """Gradients leave the backward pass through hooks that are part of the library, of ranks alone."""
     shop = Workshop(tmp_path)
     folders = [
-        shop.compile(TINY, 2, 16, target="cuda", march="sm_80", ranks=ranks).artefact.folder for ranks in (False, True)
+        shop.compile(TINY, 2, 16, target="cuda", march="sm_80", ranks=ranks, shards=shards).artefact.folder
+        for ranks, shards in ((False, 1), (True, 1), (True, 2))
     ]
-    alone, ranks = ((folder / "programs" / "step.c").read_text() for folder in folders)
+    alone, ranks, divided = ((folder / "programs" / "step.c").read_text() for folder in folders)
     assert ranks.index("all_reduce_begin_") < ranks.index("all_reduce_end_") < ranks.index("own_squares_")
+    steps = ("reduce_scatter_begin_", "reduce_scatter_end_", "own_squares_", "own_share_", "adamw_", "all_gather_")
+    assert sorted(steps, key=divided.index) == list(steps)
     assert "all_reduce" not in alone
-    assert [(folder / "programs" / "ranks.c").exists() for folder in folders] == [False, True]
+    assert [(folder / "programs" / "ranks.c").exists() for folder in folders] == [False, True, True]
+    assert [(folder / "train.py").exists() for folder in folders] == [True, True, False]
 
 
 def run(folder: Path, size: int, *arguments: str) -> list[dict[str, Any]]:
