@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import sync
+from gptc.runtime.atomic import sync, umask
 
 
 @contextmanager
@@ -32,9 +31,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in sorted(temporary.iterdir()):
             sync(file)
         sync(temporary)
-        mask = os.umask(0o077)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)
+        temporary.chmod(0o777 & ~umask())
         temporary.rename(path)
         sync(path.parent)
     except OSError as error:

@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.rename(path)
         sync(path.parent)
     except OSError as error:
@@ -114,7 +114,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's; the system tells it only to those who set it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact
-from gptc.runtime.hooks import Exchange, set_hooks
+from gptc.runtime.hooks import Exchange, Guard, set_hooks
 from gptc.runtime.machine import cores
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
@@ -63,7 +63,7 @@ class CpuModel:
         """Whether copies of parameters may be older than the parameters."""
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
-        self._raised: BaseException | None = None
+        self._guard = Guard()
         self.running = ""
         """The program that runs, or ran last."""
         self._trampoline = AFTER(self._call_hook)
@@ -113,9 +113,7 @@ class CpuModel:
             self._programs["refresh"](ctypes.byref(self._memory))
         self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value if self._hook else None
         function(ctypes.byref(self._memory))
-        if raised := self._raised:
-            self._raised = None
-            raise raised
+        self._guard.release()
 
     def on_call(self, hook: Callable[[int], None] | None) -> None:
         """Call `hook(n)` after kernel call n of each program that runs from now on; None ends it."""
@@ -150,15 +148,6 @@ class CpuModel:
     def _call_hook(self, call: int) -> None:
         if (hook := self._hook) is not None:
             self._guard(lambda: hook(call))
-
-    def _guard(self, hook: Callable[[], Any]) -> Any:
-        # An exception cannot cross the C frames: it is kept for `run`, and hooks rest until then.
-        if self._raised is None:
-            try:
-                return hook()
-            except BaseException as error:
-                self._raised = error
-        return None
 
     def _view(self, tensor: Tensor) -> NDArray[Any]:
         raw = self._segments[tensor.segment][tensor.offset : tensor.offset + tensor.nbytes]

@@ -24,7 +24,7 @@ from gptc.runtime.artefact import Artefact
 from gptc.runtime.calls import kernel_of, made_for
 from gptc.runtime.cpu import AFTER, SMALLER, Memory, symbol
 from gptc.runtime.device import Gpu, Graph, Staging, allocate, bindings, download, driver, failure, this_gpu, upload
-from gptc.runtime.hooks import Exchange, set_hooks
+from gptc.runtime.hooks import Exchange, Guard, set_hooks
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
 FAILURE_BYTES = 256
@@ -122,7 +122,7 @@ class CudaModel:
         """Programs that have run: None until they are recorded."""
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
-        self._raised: BaseException | None = None
+        self._guard = Guard()
         self.running = ""
         """The program that runs, or ran last."""
         self._trampoline = AFTER(self._call_hook)
@@ -226,9 +226,7 @@ class CudaModel:
     def _queue(self, program: str) -> None:
         self.running = program
         self._programs[program](ctypes.byref(self._memory))
-        if raised := self._raised:
-            self._raised = None
-            raise raised
+        self._guard.release()
 
     def _launch(self, program: str) -> None:
         """Kernel by kernel the first time, when launchers get their memory; then as a graph, if it can be one."""
@@ -263,15 +261,6 @@ class CudaModel:
             self._synchronise(f"kernel call {call} of {self.running}, {kernel},", kernel)
         if self._hook:
             self._hook(call)
-
-    def _guard(self, hook: Callable[[], Any]) -> Any:
-        # An exception cannot cross the C frames: it is kept for `run`, and hooks rest until then.
-        if self._raised is None:
-            try:
-                return hook()
-            except BaseException as error:
-                self._raised = error
-        return None
 
     def _view(self, tensor: Tensor) -> DeviceTensor:
         return DeviceTensor(int(self._segments[tensor.segment]) + tensor.offset, tensor, self.stream)

@@ -40,8 +40,27 @@ WAIT = ctypes.CFUNCTYPE(None, POINTERS, ctypes.c_int64)
 SHARES = ctypes.CFUNCTYPE(None, POINTERS, POINTERS, SIZES, ctypes.c_int64)
 SUM = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
-Guard = Callable[[Callable[[], Any]], Any]
-"""Calls what it is given; keeps what that raises, and returns None then: exceptions cannot cross C frames."""
+
+class Guard:
+    """Calls what C calls back.  An exception cannot cross the C frames: it is kept for `release`, and hooks rest until
+    then."""
+
+    def __init__(self) -> None:
+        self._raised: BaseException | None = None
+
+    def __call__(self, hook: Callable[[], Any]) -> Any:
+        if self._raised is None:
+            try:
+                return hook()
+            except BaseException as error:
+                self._raised = error
+        return None
+
+    def release(self) -> None:
+        """Raise what a hook has raised."""
+        if raised := self._raised:
+            self._raised = None
+            raise raised
 
 
 def set_hooks(library: ctypes.CDLL, artefact: Artefact, exchange: Exchange, guard: Guard) -> Sequence[object]:
