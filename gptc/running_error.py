@@ -25,11 +25,12 @@ ROUND = {DType.bf16: 2.0**-8, DType.f16: 2.0**-11}
 """Relative rounding of a store; that of f32 is part of the last step, and whole numbers are exact."""
 SUBNORMAL = {DType.f16: 2.0**-25}
 """Absolute rounding of a store below 2^-14; the others have no such numbers where it would show."""
-UNITS = {"exp": 4, "log": 2, "tanh": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
+UNITS = {"exp": 5, "log": 2, "tanh": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
          "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
          "round_bf16": 2.0**16, "round_f16": 2.0**13, "noise": 0, "stochastic_bf16": 2.0**16}  # fmt: skip
-"""Roundoff units of one evaluation, 1 for all others: an ulp is at most two units.  Stochastic rounding errs by up to
-twice as much as rounding to nearest; the other half is that of the store behind it, which changes nothing more."""
+"""Roundoff units of one evaluation, 1 for all others: an ulp is at most two units, and a softmax may take powers of two
+within 2.3 ulps for exp.  Stochastic rounding errs by up to twice as much as rounding to nearest; the other half is that
+of the store behind it, which changes nothing more."""
 GROWTH = {"exp": 1.25, "sigmoid": 1.25}
 """Units more for each unit of the operand's magnitude, on a GPU."""
 LARGEST = 128.0
