@@ -264,11 +264,13 @@ class _CudaSums(_CudaPasses):
         sums = [(r.pointer, name) for r, name in self.sums]
         return super().params() | {
             "sums": sums,
-            "BLOCKS": max(1, min(blocks, 2048 // self.width)),
+            "BLOCKS": max(1, min(blocks, MOST_BLOCKS, 2048 // self.width)),
             "early": self.early,
         }
 
 
+MOST_BLOCKS = 32
+"""That a multiprocessor has room for, however small they are."""
 REGISTER_FILE = 65536
 """Registers of a multiprocessor."""
 OTHERS = 32

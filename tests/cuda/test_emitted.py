@@ -30,6 +30,7 @@ from gptc.runtime.cache import Cache
 from tests.codegen.native import nodes_with_kernels, region, sample_graph
 from tests.codegen.regions import REGIONS
 from tests.conftest import TINY
+from tests.cuda.test_kernels import WIDE
 
 CUDA = Target("cuda", "nvcc", "sm_80", CUDA_FLAGS, True, suffix="cu")
 STRICT = ("-Werror=all-warnings", "-Xcompiler=-Wall")
@@ -103,7 +104,8 @@ def collectives() -> list[Node]:
 
 @needs_nvcc
 def test_every_region_compiles(tmp_path: Path) -> None:
-    texts = kernels() | rendered(collectives()) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
+    narrow = WIDE["sums beside odd rows"]  # so few columns that a block is one warp
+    texts = kernels() | rendered([*collectives(), narrow]) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
     files = cuda_headers()
     files |= {f"kernels/{name}.cu": text for name, text in texts.items()}
     files["programs/kernels.cu"] = render("cuda/program/kernels.cu", kernels=sorted(texts))
