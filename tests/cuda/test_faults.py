@@ -45,9 +45,7 @@ class Machine:
         self.patch.setitem(sys.modules, "pycuda", gpu)
         self.patch.setitem(sys.modules, "pycuda.driver", gpu)
         self.patch.setenv("NVCC", pretended_nvcc(self.folder / "bin", release, complaint))
-        (self.folder / "bin" / "nvidia-smi").unlink(missing_ok=True)
-        if gpu:
-            nvidia_smi(self.folder / "bin", capability)
+        nvidia_smi(self.folder / "bin", capability if gpu else None)
 
     def gptc(self, *arguments: str) -> tuple[int, str]:
         """Exit code, and what was said."""
