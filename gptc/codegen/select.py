@@ -109,11 +109,11 @@ SELECTORS: dict[str, Callable[[Node, Target], Call]] = {
     "own_squares": select_own_squares,
     "norm_over_ranks": select_global_norm,
     "cache_append": select_cache_append,
-    "attention_cached": select_attention_cached,
 }
 PLACED: dict[str, Callable[[Node, Target, Plan], Call]] = {
     "gemm": select_gemm,
     "attention": select_attention,
     "attention_grad": select_attention_grad,
+    "attention_cached": select_attention_cached,
 }
 """Ops whose kernels differ by where their operands lie."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gptc.codegen.few_rows import chunk_of, cut_head, is_input
 from gptc.codegen.fixed import Params, fixed_call
 from gptc.codegen.kernel import Argument, Call, Element, Scratch, ceil_div
+from gptc.codegen.operands import ctype
 from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import LONGEST_BLOCK, PACKET, Plan, begin_aligned, choose_attention
 from gptc.errors import InternalError
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.cache import AttentionCached
+from gptc.ir.ops.foreach import Foreach
 from gptc.ir.types import DType, TensorType
+from gptc.passes.group import MOST
 
 
 def select_attention(node: Node, target: Target, plan: Plan) -> Call:
@@ -24,21 +28,39 @@ def select_attention(node: Node, target: Target, plan: Plan) -> Call:
 
 
 def select_cache_append(node: Node, target: Target) -> Call:
-    cache, x, positions = node.operands
+    times = node.op.times if isinstance(node.op, Foreach) else 1
+    cache, x, positions = node.operands[0], node.operands[times], node.operands[-1]
     batch, heads, length, size = map(int, cache.type.shape)
     sizes = (batch, heads, length, int(x.type.shape[2]), size, *_strides(x.type))
-    params: Params = {"cache_dtype": str(cache.type.dtype), "dtype": str(x.type.dtype)}
-    return fixed_call(node, target, (cache, x, positions, *node.results, *sizes), params)
+    if target.name == "c":
+        params: Params = {"cache_dtype": str(cache.type.dtype), "dtype": str(x.type.dtype)}
+        return fixed_call(node, target, (cache, x, positions, *node.results, *sizes), params)
+    caches, rows = node.operands[:times], node.operands[times : 2 * times]
+    params = {"cache_ctype": ctype(cache.type.dtype), "ctype": ctype(x.type.dtype), "MOST": MOST}
+    arguments: tuple[Argument, ...] = (caches, rows, positions, node.results, *sizes, times)
+    return fixed_call(node, target, arguments, params | {"overlap": target.overlaps})
 
 
-def select_attention_cached(node: Node, target: Target) -> Call:
+def select_attention_cached(node: Node, target: Target, plan: Plan) -> Call:
     assert isinstance(node.op, AttentionCached)
-    q, k = node.operands[:2]
+    q, k, v, positions = node.operands
     batch, heads, new, size = map(int, q.type.shape)
-    sizes = (batch, heads, int(k.type.shape[1]), new, int(k.type.shape[2]), size)
+    length = int(k.type.shape[2])
+    sizes = (batch, heads, int(k.type.shape[1]), new, length, size)
     strides = _strides(q.type, node.results[0].type)
-    params = {"dtype": str(q.type.dtype), "cache_dtype": str(k.type.dtype), "scale": node.op.scale}
-    return fixed_call(node, target, (*node.operands, *node.results, *sizes, *strides), params)
+    if target.name == "c":
+        params: Params = {"dtype": str(q.type.dtype), "cache_dtype": str(k.type.dtype), "scale": node.op.scale}
+        return fixed_call(node, target, (*node.operands, *node.results, *sizes, *strides), params)
+    queries = batch * heads * new
+    chunk = chunk_of(queries, length, size)
+    split = chunk < length
+    scratch = (Scratch(4 * queries * ceil_div(length, chunk) * (size + 2)),) if split else ()
+    params = {
+        "ctype": ctype(q.type.dtype), "cache_ctype": ctype(k.type.dtype), "scale": node.op.scale, "split": split,
+        "overlap": target.overlaps, "early": target.overlaps and is_input(positions, plan),
+    }  # fmt: skip
+    params |= cut_head(size, k.type.dtype, begin_aligned((k, v), plan))
+    return fixed_call(node, target, (*node.operands, *node.results, *scratch, *sizes, *strides, chunk), params)
 
 
 def select_attention_grad(node: Node, target: Target, plan: Plan) -> Call:

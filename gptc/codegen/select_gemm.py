@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from gptc.codegen.few_rows import ACCESS, cut_product, is_param, most_rows
 from gptc.codegen.kernel import Call, KernelSpec, Parameter, Scratch
 from gptc.codegen.loops import Strides, collapse
 from gptc.codegen.operands import Names, ctype, read, tensor_parameter, write
@@ -36,18 +37,20 @@ def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
         raise InternalError.of(f"target {target.name} multiplies no {a}", node.span)
     product = op.product([v.type for v in node.operands])
     form = Product.of(a, b, product, op.trans_a, op.trans_b)
-    if target.name == "cuda" and a.dtype is not DType.f32:
+    few = _rows_of_few(node, form, target, plan)
+    if target.name == "cuda" and a.dtype is not DType.f32 and not few:
         return _on_tensor_cores(node, form, product, target, plan)
 
-    few = form.rows_of_few if target.name == "c" else 0
     told = slice(1, 6) if few else slice(None)  # gemv makes one product, and has its number of rows in its text
-    template = "gemv" if few else "matmul_f32" if target.name == "cuda" else "matmul"
+    template = "gemv" if few else "matmul"
+    if target.name == "cuda" and a.dtype is DType.f32:
+        template += "_f32"
     code = _Epilogue(node, product, form, identifiers(target.template(template)))
     spec = KernelSpec(
         template,
         "gemv" + stem(node, str(few)).removeprefix(node.op.name) if few else stem(node, form.name),
         {
-            **(_few(few, a, b, target) if few else _blocking(a, form, target)),
+            **(_few(few, node, form, target, plan) if few else _blocking(a, form, target)),
             "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in code.inputs],
             "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in code.results],
             "body": code.block.lines,
@@ -145,8 +148,25 @@ class _Epilogue:
         )
 
 
-def _few(rows: int, a: TensorType, b: TensorType, target: Target) -> dict[str, object]:
+def _rows_of_few(node: Node, form: Product, target: Target, plan: Plan) -> int:
+    """M of a product that has a kernel for its few rows; 0 for any other.  That of a GPU reads 16 bytes at a time."""
+    a, b = node.operands[:2]
+    if target.name == "c":
+        return form.rows_of_few(FEW_ROWS)
+    _, n, k, lda, ldb, *_ = form.sizes
+    whole = all(x * a.type.dtype.size % ACCESS == 0 for x in (k, lda, ldb))
+    return form.rows_of_few(most_rows(n, a.type.dtype)) if whole and begin_aligned((a, b), plan) else 0
+
+
+def _few(rows: int, node: Node, form: Product, target: Target, plan: Plan) -> dict[str, object]:
     """What a product of a few rows is made for.  More rows have more sums under way without parts of them."""
+    a, b = (v.type for v in node.operands[:2])
+    if target.name == "cuda":
+        narrow: dict[str, object] = {} if a.dtype is DType.f32 else {"dtype": str(a.dtype)}
+        early = target.overlaps and is_param(node.operands[1], plan)
+        m, n, k, *_ = form.sizes
+        cut = cut_product(m, n, k, a.dtype, target.overlaps)
+        return {**narrow, "rows": rows, "overlap": target.overlaps, "early": early, **cut}
     pairs = target.bf16 and a.dtype is b.dtype is DType.bf16
     parts = 4 if rows == 1 else 2
     return {"rows": rows, "PARTS": parts, "a_dtype": str(a.dtype), "b_dtype": str(b.dtype), "pairs": pairs}
@@ -195,11 +215,10 @@ class Product:
     def name(self) -> str:
         return ("t" if self.trans_a else "n") + ("t" if self.trans_b else "n")
 
-    @property
-    def rows_of_few(self) -> int:
-        """M of a product that is a few dot products with each row of B; 0 for any other."""
+    def rows_of_few(self, most: int) -> int:
+        """M of a product that is a few, at most `most`, dot products with each row of B; 0 for any other."""
         m, batches = self.sizes[0], self.sizes[6:8]
-        return m if m <= FEW_ROWS and self.trans_b and not self.trans_a and batches == (1, 1) else 0
+        return m if m <= most and self.trans_b and not self.trans_a and batches == (1, 1) else 0
 
     @classmethod
     def of(cls, a: TensorType, b: TensorType, c: TensorType, trans_a: bool, trans_b: bool) -> Product:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from gptc.codegen.exponentials import share
+from gptc.codegen.few_rows import FEW_ROWS
 from gptc.codegen.kernel import Call, KernelSpec, Scratch, ceil_div
 from gptc.codegen.loops import Extents, table_accesses
 from gptc.codegen.operands import ELEMENT, ROW, Operand, RegionCode, Result, write
@@ -51,6 +52,8 @@ def select_row(node: Node, target: Target) -> Call:
         spec = KernelSpec("row_sums", stem(node), params, code.signature(SIZES, shapes, extents, 1))
         return Call(node, spec, code.arguments(extents, scratch))
     params = (_CudaPasses(code, full, [], cols, target) if target.name == "cuda" else _CPasses(code, full, [])).params()
+    if target.name == "cuda":
+        params["overlap"] = target.overlaps and rows <= FEW_ROWS
     spec = KernelSpec("row", stem(node), params, code.signature(SIZES, shapes, extents))
     return Call(node, spec, code.arguments(extents))
 

@@ -66,6 +66,11 @@ class Target:
         assert self.cpu is not None
         return self.cpu
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a kernel of a GPU may begin while the one before it still runs."""
+        return self.cpu is None and int(re.sub(r"\D", "", self.march)) >= 90
+
     def __str__(self) -> str:
         """`AVX-512 (cc -march=native), vectors of 16 floats, bf16`."""
         if self.cpu is None:

@@ -18,8 +18,10 @@ from itertools import takewhile
 from gptc.errors import Diagnostic, InternalError
 from gptc.ir.analysis import Interval, buffers, intervals, roots, segments
 from gptc.ir.graph import STAGES, Graph, Node, Value
+from gptc.ir.op import Op
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.cache import AttentionCached, CacheAppend
+from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.leaf import Buffer, Constant, Input, Leaf
 from gptc.ir.ops.region import Gemm, Map
 from gptc.ir.ops.shape import View
@@ -129,7 +131,7 @@ def constants_are_literals(graph: Graph) -> Findings:
 def strides_are_readable(graph: Graph) -> Findings:
     for node in graph.nodes:
         for index, value in enumerate(node.operands):
-            if value.type.strides is not None and not _reads_strided(node, index):
+            if value.type.strides is not None and not _reads_strided(node.op, index, value.type):
                 yield _at(node, f"cannot read {value}: {value.type} with these strides")
 
 
@@ -137,16 +139,17 @@ _NEW_TOKENS: dict[type, int] = {AttentionCached: 0, CacheAppend: 1}
 """The operand that may be strided; caches are dense."""
 
 
-def _reads_strided(node: Node, index: int) -> bool:
+def _reads_strided(op: Op, index: int, kind: TensorType) -> bool:
     """Whether a kernel can read this operand although it is not contiguous."""
-    kind = node.operands[index].type
-    if isinstance(node.op, Gemm):
+    if isinstance(op, Foreach):
+        return _reads_strided(op.op, index // op.times, kind)
+    if isinstance(op, Gemm):
         return index < 2 and 1 in kind.steps[-2:]
-    if isinstance(node.op, (AttentionCached, CacheAppend)):
-        return index == _NEW_TOKENS[type(node.op)] and (kind.steps[-1] == 1 or kind.shape[-1] == 1)
-    if isinstance(node.op, (Attention, AttentionGrad)):
+    if isinstance(op, (AttentionCached, CacheAppend)):
+        return index == _NEW_TOKENS[type(op)] and (kind.steps[-1] == 1 or kind.shape[-1] == 1)
+    if isinstance(op, (Attention, AttentionGrad)):
         return kind.steps[-1] == 1 or kind.shape[-1] == 1
-    return isinstance(node.op, (Map, View))
+    return isinstance(op, (Map, View))
 
 
 # When planned.

@@ -114,10 +114,7 @@ def check(options: Options, training: Training) -> None:
 
 def can_cache(graph: Graph, options: Options, context: Context) -> bool:
     """Whether the model computes token by token from kept keys and values.  A remark says why not."""
-    if options.target == "c":
-        found = obstacle(run_pipeline(graph, recognise(options), Context(options)))
-    else:
-        found = graph.nodes[-1], f"target {options.target} has no kernels that read caches"
+    found = obstacle(run_pipeline(graph, recognise(options), Context(options)))
     if found:
         node, why = found
         context.missed("cache", node, f"{why}: generation computes all earlier tokens anew for each new one")
@@ -161,7 +158,7 @@ def forward(options: Options, stored: bool) -> Pipeline:
 
 def generation(options: Options, tokens: int) -> Pipeline:
     """From a model to the logits after the next few tokens."""
-    kept = "f32" if options.precision == "f32" else "bf16"
+    kept = "bf16" if options.precision == "int8" else options.precision
     caches = Cache(tokens, kept)  # after recognise, which finds attention; before layout, which folds what it reads
     return (*recognise(options), caches, *round_off(options, stored=options.target == "c"), *compute(options))
 

@@ -48,7 +48,7 @@ class Cache:
     tokens: int = 1
     """S: how many tokens one call takes."""
     dtype: str = "f32"
-    """What keys and values are kept in: `f32` or `bf16`."""
+    """What keys and values are kept in: `f32`, `bf16` or `f16`."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         after = _Narrowing(graph, self.tokens, DType(self.dtype)).run(context)

@@ -2,7 +2,8 @@
 
 Reads:    a graph at stage `fused`.     Leaves: the same stage, with `foreach` in place of several nodes.
 Does:     gather nodes of one op, with the same attributes, whose results nothing but members of other such groups reads
-          before the last of them: the squares of all gradients, the updates of all parameters.
+          before the last of them: the squares of all gradients, the updates of all parameters, the new keys and values
+          of a block.
 Does not: change what is computed, or the order of a sum: a tensor's result has the same bits in a group and alone.
 
 A launch takes a GPU some microseconds, and most parameters are small.
@@ -17,16 +18,18 @@ from typing import ClassVar
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.op import Op
 from gptc.ir.ops.foreach import Foreach, columns
-from gptc.ir.types import DType
+from gptc.ir.types import DType, TensorType
 from gptc.passes.manager import Context
 
-SHARED = {"sum_squares": 0, "own_squares": 0, "own_share": 0, "adamw": 3}
+SHARED = {"sum_squares": 0, "own_squares": 0, "own_share": 0, "adamw": 3, "cache_append": 1}
 """Op -> its last operands, which are the same for all nodes of a group; the others each node has of its own."""
+ONE_SIZE = ("cache_append",)
+"""Ops whose kernels take tensors of one shape at a time."""
 
 MOST = 48
 """Sets of tensors whose addresses and sizes fit among the arguments of a kernel, of which there may be 4 KB."""
 
-Key = tuple[Op, tuple[DType, ...], tuple[Value, ...]]
+Key = tuple[Op, tuple[DType | TensorType, ...], tuple[Value, ...]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Group:
                 yield node
                 continue
             own, shared = parts(node)
-            key = node.op, tuple(v.type.dtype for v in own), shared
+            kinds = tuple(v.type if node.op.name in ONE_SIZE else v.type.dtype for v in own)
+            key = node.op, kinds, shared
             yield from waiting.join(node, key)
             if waiting.size(key) == self.most:
                 yield from waiting.end(key)

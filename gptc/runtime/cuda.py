@@ -218,10 +218,14 @@ class CudaModel:
         return [float(before.time_till(after)) for before, after in pairwise(events)]
 
     def _refresh(self) -> None:
-        """Make the copies of parameters anew, where these were handed out."""
+        """Make the copies of parameters anew, where these were handed out.
+
+        It ends before the program begins, whose kernels may ask for parameters before they wait for each other.
+        """
         if self._stale:
             self._stale, self._after.value = False, None
             self._queue("refresh")
+            self._synchronise("refresh")
 
     def _queue(self, program: str) -> None:
         self.running = program

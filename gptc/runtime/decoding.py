@@ -61,7 +61,7 @@ class Decoding:
 
     def decode(self, position: int) -> None:
         self.model["token"][...] = self.ids[:, position : position + 1]
-        self.model["position"][0] = position
+        self.model["position"][...] = position
         self.model.run("decode")
 
     def time(self, progress: Progress = lambda done, total: None) -> tuple[Times, Times]:

@@ -109,7 +109,7 @@ class Cached:
 
     def decode(self, token: int) -> None:
         """Compute the next token of the window."""
-        self.model["token"][0, 0], self.model["position"][0] = token, self.done
+        self.model["token"][...], self.model["position"][...] = token, self.done
         self.model.run("decode")
         self.done += 1
 

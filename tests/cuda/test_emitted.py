@@ -173,16 +173,12 @@ def test_nothing_is_atomic_and_all_is_checked() -> None:
         assert len(max(text.splitlines(), key=len)) <= 160
 
 
-ONLY_C = {"attention_cached", "cache_append", "gemv"}
-"""Kernels that generate from caches; on CUDA, generation computes the whole sequence for each token."""
-
-
 def test_every_kernel_of_c_has_one_for_cuda() -> None:
     """Equal base names, but for those that say which type they compute in."""
     ours = {path.name.split(".")[0].removesuffix("_f32") for path in (template_dir() / "cuda").glob("*.cu.j2")}
     templates = (template_dir() / "c").glob("*.c.j2")
     theirs = {path.name.split(".")[0] for path in templates if '{% extends "c/kernel.c.j2" %}' in path.read_text()}
     assert "matmul" in theirs
-    assert theirs - ours == ONLY_C
+    assert theirs <= ours
     for path in sorted((template_dir() / "cuda").rglob("*_f32.cu.j2")):
         assert contract(f"cuda/{path.name.removesuffix('.j2')}").args

@@ -15,6 +15,7 @@ from gptc.bounds import bounded
 from gptc.ir.body import body
 from gptc.ir.graph import Graph, Node, Value
 from gptc.ir.interp import interpret
+from gptc.ir.ops.cache import AttentionCached, CacheAppend
 from gptc.ir.ops.region import Column, Map, Region, Row
 from gptc.ir.types import DType, TensorType
 from gptc.options import Options
@@ -70,13 +71,14 @@ def in_bf16(node: Node) -> Node:
     return Node(op, operands, results)
 
 
-MISSING = ("cache_append", "attention_cached")
+TYPED = (Map, Row, Column, AttentionCached, CacheAppend)
+"""Ops that have one kernel for all types."""
 
 
 def unknown(node: Node) -> bool:
-    """Whether the target has no kernel for it: generation from caches, and matrices of other types than f32."""
+    """Whether it multiplies matrices of other types than f32, which have kernels, and checks, of their own."""
     narrow = any(v.type.dtype not in (DType.f32, DType.i32) for v in node.operands)
-    return node.op.name in MISSING or (narrow and not isinstance(node.op, (Map, Row, Column)))
+    return narrow and not isinstance(node.op, TYPED)
 
 
 ELEMENTWISE = {name: node for name, node in (REGIONS | WIDE).items() if isinstance(node.op, (Map, Row, Column))}

@@ -1,7 +1,8 @@
 """Attention of a few new tokens over keys and values kept from the tokens before them.
 
 A cache is [B, Hkv, T, D]: row t of each head belongs to position t.  `positions` i32[S] says where the S new tokens
-stand, each in 0 .. T-1.  A cache may be bf16 where the new tokens are f32: rows are rounded when they are stored.
+stand, each in 0 .. T-1.  A cache may be bf16 or f16 where the new tokens are f32: rows are rounded when they are
+stored.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def need_cache(cache: TensorType, x: TensorType) -> None:
         need(kind.rank == 4, f"{label} must be [B, heads, T, D], got {kind}")
     same = (cache.shape[0], cache.shape[3]) == (x.shape[0], x.shape[3])
     need(same, f"the cache {cache} and tokens {x} must have the same B and D")
-    fits = cache.dtype is x.dtype or (x.dtype, cache.dtype) == (DType.f32, DType.bf16)
-    need(fits and x.dtype.is_float, f"the cache {cache} must have the float type of the tokens {x}, or bf16 for f32")
+    fits = cache.dtype is x.dtype or (x.dtype is DType.f32 and cache.dtype in (DType.bf16, DType.f16))
+    need(fits and x.dtype.is_float, f"the cache {cache} must have the float type of the tokens {x}, or 16 bits for f32")
 
 
 @register
