@@ -65,6 +65,11 @@ class Foreach(Op):
     def flops(self, *operands: TensorType) -> int:
         return sum(self.op.flops(*each) for each in self.sets(operands))
 
+    def moved(self, *operands: TensorType) -> int | None:
+        sizes = [self.op.moved(*each) for each in self.sets(operands)]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
 
 def columns(rows: Sequence[Sequence[T]]) -> tuple[T, ...]:
     """First items first: how the results of several applications lie."""
