@@ -72,6 +72,32 @@ def test_time_is_kept(shop: Workshop) -> None:
     assert report.left > 0
 
 
+def test_time_is_left_for_the_end(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
+    """Of 20 s: 3 to begin, 5 for each round, 5 for the comparison of all that was found."""
+    clock = [0.0]
+
+    class Search:
+        kernels = (gptc.tune.Kernel("k", "s", {}, ({},) * 10),)
+
+        def __init__(self, *_: object) -> None:
+            clock[0] += 3
+
+        def default(self) -> None:
+            clock[0] += 0.1
+
+        def round(self, number: int) -> None:
+            clock[0] += 5
+
+        def finish(self, done: int, total: int) -> tuple[int, float]:
+            return done, clock[0] + 5
+
+    monkeypatch.setattr(gptc.tune, "_Search", Search)
+    monkeypatch.setattr(gptc.tune.time, "perf_counter", lambda: clock[0])
+    rounds, end = tune(Request(TINY), 20.0, None, shop.cache)  # type: ignore[misc]
+    assert rounds == 2
+    assert end <= 20
+
+
 def test_only_processors_are_tuned(tmp_path: Path) -> None:
     """Where there is nvcc; elsewhere that is what is told."""
     with pytest.raises((InputError, ToolMissing), match=r"nothing to tune|no CUDA compiler"):
