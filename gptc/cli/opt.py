@@ -23,13 +23,18 @@ def opt(
     from dataclasses import asdict
 
     from gptc.cli.output import Output
+    from gptc.errors import InputError
     from gptc.ir.text import parse_graphs, print_graphs
     from gptc.ir.verify import verify
     from gptc.passes import PASSES
     from gptc.passes.manager import Context, parse_passes, run_pipeline
     from gptc.runtime.atomic import replacing
 
-    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError.of(f"{file}: byte {error.start} is not UTF-8; expected graphs in their text form") from None
     context = Context()
     chosen = parse_passes(passes, PASSES)
     graphs = []

@@ -47,6 +47,7 @@ MISTAKES: list[tuple[list[str | Path], int, str]] = [
     (["generate", TINY, "--top-p", "2"], 1, "top-p 2.0 must be in (0, 1]"),
     (["opt", "none.gir"], 5, "none.gir"),
     (["opt", "text.gir"], 1, "text.gir:1"),
+    (["opt", "beyond.bin"], 1, "beyond.bin: byte 0 is not UTF-8"),
     (["opt", "text.gir", "--passes", "simplfy"], 2, "did you mean 'simplify'?"),
 ]
 
