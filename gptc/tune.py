@@ -91,6 +91,7 @@ def tune(
     with tempfile.TemporaryDirectory() as folder:
         search = _Search(plan(request), Path(folder), threads, cache)
         total = max((len(kernel.candidates) for kernel in search.kernels), default=0)
+        search.default.warm_up()
         ready = time.perf_counter()
         search.default()
         # A round, and the comparison at the end, builds what is tried and runs steps of both.

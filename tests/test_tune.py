@@ -76,14 +76,19 @@ def test_time_is_left_for_the_end(monkeypatch: pytest.MonkeyPatch, shop: Worksho
     """Of 20 s: 3 to begin, 5 for each round, 5 for the comparison of all that was found."""
     clock = [0.0]
 
+    class Step:
+        def warm_up(self) -> None:
+            clock[0] += 0.2
+
+        def __call__(self) -> None:
+            clock[0] += 0.1
+
     class Search:
         kernels = (gptc.tune.Kernel("k", "s", {}, ({},) * 10),)
+        default = Step()
 
         def __init__(self, *_: object) -> None:
             clock[0] += 3
-
-        def default(self) -> None:
-            clock[0] += 0.1
 
         def round(self, number: int) -> None:
             clock[0] += 5
