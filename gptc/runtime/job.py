@@ -71,6 +71,9 @@ def run_ranks(size: int, argv: Sequence[str]) -> int:
     return code
 
 
+UNSEEN = -1
+
+
 class Deaths:
     """Who ends first: a launcher ends the other ranks within milliseconds of the first.
 
@@ -80,7 +83,7 @@ class Deaths:
 
     def __init__(self) -> None:
         self.order: dict[int, int] = {}
-        """Processes that have ended -> how many before them."""
+        """Processes that have ended -> how many before them; UNSEEN where that was before they were watched."""
         self.poll = select.epoll()
         self.watched: dict[int, int] = {}
         """File descriptor of a process -> its number."""
@@ -90,10 +93,13 @@ class Deaths:
         for sign in signs:
             known = sign.pid in self.order or sign.pid in self.watched.values()
             if sign.host == socket.gethostname() and not known:
-                with suppress(ProcessLookupError):
+                try:
                     descriptor = os.pidfd_open(sign.pid)
-                    self.watched[descriptor] = sign.pid
-                    self.poll.register(descriptor, select.EPOLLIN)
+                except ProcessLookupError:
+                    self.order[sign.pid] = UNSEEN
+                    continue
+                self.watched[descriptor] = sign.pid
+                self.poll.register(descriptor, select.EPOLLIN)
 
     def wait(self, seconds: float) -> None:
         """Return at the next end of a process, or after some time."""

@@ -150,7 +150,7 @@ def diagnose(signs: Sequence[Sign], now: float, deaths: Mapping[int, int] | None
     signs = [s for s in signs if not s.done]
     dead = [s for s in signs if s.host == socket.gethostname() and not _lives(s.pid)]
     if dead:  # the launcher ends the others too, while they wait for the first
-        first = min(dead, key=lambda s: (deaths.get(s.pid, math.inf), s.waits))
+        first = min(dead, key=lambda s: (deaths.get(s.pid, math.inf), s.waits, s.time))
         return f"rank {first.rank} (process {first.pid}) has died"
     for sign in signs:
         if now - sign.time > STALE:

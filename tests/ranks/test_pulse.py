@@ -68,13 +68,16 @@ def test_deaths_are_told_in_their_order_however_late_one_looks() -> None:
     rng = random.Random(0)
     processes = [subprocess.Popen(["sleep", "600"]) for _ in range(8)]
     numbers = [process.pid for process in processes]
-    deaths = Deaths()
+    unseen, deaths = numbers[3], Deaths()
+    processes[3].kill()
+    processes[3].wait()  # before anybody watches
     deaths.watch([Sign(rank, number, socket.gethostname(), *NOTHING) for rank, number in enumerate(numbers)])
+    numbers.remove(unseen)
     rng.shuffle(numbers)
     for number in numbers:
         os.kill(number, signal.SIGKILL)
         os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
     deaths.wait(1.0)
-    assert deaths.order == {number: index for index, number in enumerate(numbers)}
+    assert sorted(deaths.order, key=deaths.order.__getitem__) == [unseen, *numbers]
     for process in processes:
         process.wait()
