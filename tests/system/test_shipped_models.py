@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from gptc.cli.peak import flops_per_token
@@ -25,10 +23,9 @@ def test_the_models_are_there() -> None:
     assert {p.stem for p in MODELS} >= {"gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m", "gpt2-nano"}
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("micro_steps", [1, 2])
-def test_arena_is_close_to_its_lower_bound(path: Path, micro_steps: int) -> None:
-    arenas = plan(Request(path, Options(), (), 1, 32, micro_steps)).memory.arenas
+@pytest.mark.parametrize(("name", "micro_steps"), [*((path.stem, 1) for path in MODELS), ("gpt2-124m", 2)])
+def test_arena_is_close_to_its_lower_bound(name: str, micro_steps: int) -> None:
+    arenas = plan(Request(models_dir() / f"{name}.yaml", Options(), (), 1, 32, micro_steps)).memory.arenas
     assert arenas
     for arena in arenas:
         assert arena.lower_bound <= arena.arena <= CLOSE * arena.lower_bound, arena
