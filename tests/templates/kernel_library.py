@@ -6,63 +6,41 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
+
+from gptc.codegen.render import environment
+from gptc.codegen.target import Target, describe
+from gptc.errors import InputError
+from tests.conftest import WARNINGS
 
 ROOT = Path(__file__).parents[2]
 CC = os.environ.get("CC", "gcc")
-FLAGS = ["-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-FLAGS += ["-Wall", "-Wextra", "-Werror", "-fPIC", *os.environ.get("GPTC_TEST_CFLAGS", "").split()]
+FLAGS = [*WARNINGS, "-fPIC", *os.environ.get("GPTC_TEST_CFLAGS", "").split()]
 UNIT = 2.0**-24  # the rounding unit of f32
 THREADS = (1, 2, 3, 4)
 
 
-@dataclass(frozen=True)
-class Isa:
-    """An instruction set: the floats in a vector register, the matmul tile that suits it, the flags that select it."""
-
-    vec: int
-    rows: int
-    cols: int
-    flags: tuple[str, ...]
-
-
-def predefined(flag: str) -> str:
-    """The macros that the compiler predefines under a flag."""
-    return subprocess.run([CC, flag, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True).stdout
-
-
-def instruction_sets() -> dict[str, Isa]:
-    """Those this machine can run, by name, the widest first."""
-    macros = predefined("-march=native")
-    sets = {}
-    if "__AVX512F__" in macros:
-        sets["avx512"] = Isa(16, 8, 48, ("-march=native", "-mprefer-vector-width=512"))
-    if "__AVX2__" in macros:
-        sets["avx2"] = Isa(8, 4, 24, ("-march=x86-64-v3",))
-    sets["narrow"] = Isa(4, 4, 12, ("-march=x86-64-v2",) if "__x86_64__" in macros else ("-march=native",))
-    return sets
+def targets() -> dict[str, Target]:
+    """Those that this machine can run, by their instruction set, the widest vectors first."""
+    native = describe(CC, "native")
+    found = {}
+    for march in ("native", "x86-64-v3", "x86-64-v2"):
+        try:
+            target = describe(CC, march)
+        except InputError:
+            continue  # of another architecture
+        if set(target.features) <= set(native.features):
+            found.setdefault(target.instructions.name.lower().replace("-", ""), target)
+    return found
 
 
-ISAS = instruction_sets()
-WIDEST = next(iter(ISAS.values()))
-BF16 = "avx512" in ISAS and "__AVX512BF16__" in predefined("-march=native")
+TARGETS = targets()
+WIDEST = next(iter(TARGETS.values()))
+BF16 = WIDEST.bf16
 """Whether this machine multiplies bf16."""
-
-
-def environment() -> jinja2.Environment:
-    """The environment that templates/README.md prescribes."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 def render(template: str, **params: Any) -> str:
@@ -74,21 +52,23 @@ class Library:
     """Kernels compiled together and loaded."""
 
     def __init__(
-        self, folder: Path, isa: Isa, kernels: Mapping[str, tuple[str, Mapping[str, Any]]], extra: str = ""
+        self, folder: Path, target: Target, kernels: Mapping[str, tuple[str, Mapping[str, Any]]], extra: str = ""
     ) -> None:
         """`kernels`: function name -> (template, parameters).  `extra` is C source compiled beside them."""
-        (folder / "support.h").write_text(environment().get_template("c/support.h.j2").render(VEC=isa.vec))
+        support = environment().get_template("c/support.h.j2").render(VEC=target.instructions.vector)
+        (folder / "support.h").write_text(support)
         sources = {name: render(template, name=name, **params) for name, (template, params) in kernels.items()}
         sources["extra"] = "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n" + extra
         jobs = []
         for name, text in sources.items():
             (folder / f"{name}.c").write_text(text)
-            command = [CC, *FLAGS, *isa.flags, "-c", f"{name}.c", "-o", f"{name}.o"]
+            command = [CC, *target.flags, *FLAGS, "-c", f"{name}.c", "-o", f"{name}.o"]
             jobs.append(subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True))
         errors = "".join(job.communicate()[1] for job in jobs)
         assert not any(job.returncode for job in jobs), errors
         objects = [f"{name}.o" for name in sources]
-        subprocess.run([CC, *FLAGS, "-shared", *objects, "-o", "kernels.so", "-lm"], cwd=folder, check=True)
+        command = [CC, *target.flags, *FLAGS, "-shared", *objects, "-o", "kernels.so", "-lm"]
+        subprocess.run(command, cwd=folder, check=True)
         self.library = ctypes.CDLL(str(folder / "kernels.so"))
 
     def call(self, name: str, *args: np.ndarray | int, threads: int = 2) -> None:

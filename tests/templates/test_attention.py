@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import BF16, ISAS, UNIT, WIDEST, Isa, Library, assert_within
+from gptc.codegen.target import Target
+from tests.templates.kernel_library import BF16, TARGETS, UNIT, WIDEST, Library, assert_within
 
 SCALE = 0.3125
 ROUNDING = 2.0**-8  # the rounding unit of bf16
@@ -24,25 +25,28 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(scope="module", params=ISAS)
+@pytest.fixture(scope="module", params=TARGETS)
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return build(tmp_path_factory.mktemp("attention"), ISAS[request.param], "f32")
+    return build(tmp_path_factory.mktemp("attention"), TARGETS[request.param], "f32")
 
 
-@pytest.fixture(scope="module", params=[next(iter(ISAS))])
+@pytest.fixture(scope="module", params=[next(iter(TARGETS))])
 def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
     if not BF16:
         pytest.skip("this machine has no AVX512_BF16")
-    return build(tmp_path_factory.mktemp("attention_bf16"), ISAS[request.param], "bf16")
+    return build(tmp_path_factory.mktemp("attention_bf16"), TARGETS[request.param], "bf16")
 
 
-def build(folder: Path, isa: Isa, dtype: str) -> Library:
+def build(folder: Path, target: Target, dtype: str) -> Library:
     kernels = {
-        f"{template}_{kind}": (template, {"dtype": dtype, "causal": kind == "causal", "scale": SCALE, "MR": isa.rows})
+        f"{template}_{kind}": (
+            template,
+            {"dtype": dtype, "causal": kind == "causal", "scale": SCALE, "MR": target.instructions.attention_rows},
+        )
         for template in ("attention", "attention_grad")
         for kind in ("causal", "full")
     }
-    return Library(folder, isa, kernels)
+    return Library(folder, target, kernels)
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,10 @@ def test_hidden_keys_have_no_influence(library: Library, t: int) -> None:
 def test_a_negative_scale(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Hidden keys stay hidden: out of q with scale -s is out of -q with scale s."""
     kernels = {
-        f"{template}_{name}": (template, {"dtype": "f32", "causal": True, "scale": scale, "MR": WIDEST.rows})
+        f"{template}_{name}": (
+            template,
+            {"dtype": "f32", "causal": True, "scale": scale, "MR": WIDEST.instructions.attention_rows},
+        )
         for template in ("attention", "attention_grad")
         for name, scale in (("plus", SCALE), ("minus", -SCALE))
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.templates.kernel_library import CC, ISAS, ROOT, render
+from tests.templates.kernel_library import CC, ROOT, TARGETS, render
 from tests.templates.test_matmul import FUSED
 
 SAMPLES: dict[str, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def run_suite(variables: dict[str, str]) -> None:
     """The numeric tests of this folder, for the widest vectors, in a process with other environment variables."""
     folder = Path(__file__).parent
     files = [str(path) for path in sorted(folder.glob("test_*.py")) if path != Path(__file__)]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", next(iter(ISAS)), *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", next(iter(TARGETS)), *files]
     done = subprocess.run(command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

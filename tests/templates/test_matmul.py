@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import BF16, ISAS, UNIT, Library, assert_within
+from tests.templates.kernel_library import BF16, TARGETS, UNIT, Library, assert_within
 
 FORMS = {"nn": (False, False), "nt": (False, True), "tn": (True, False), "tt": (True, True)}
 
@@ -65,20 +65,20 @@ class Products:
         return a, b, a.swapaxes(-1, -2) if trans_a else a, b.swapaxes(-1, -2) if trans_b else b
 
 
-CASES = [*(f"{isa}-f32" for isa in ISAS), *([f"{next(iter(ISAS))}-bf16"] if BF16 else [])]
+CASES = [*(f"{name}-f32" for name in TARGETS), *([f"{next(iter(TARGETS))}-bf16"] if BF16 else [])]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def products(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Products:
     name, dtype = request.param.split("-")
-    isa = ISAS[name]
-    tile = {"dtype": dtype, "MR": isa.rows, "NR": isa.cols}
+    target = TARGETS[name]
+    tile = {"dtype": dtype, **dict(zip(("MR", "NR"), target.instructions.tile, strict=True))}
     kernels = {
         f"{form}_{kind}": ("matmul", {"trans_a": trans_a, "trans_b": trans_b, **tile, **epilogue})
         for form, (trans_a, trans_b) in FORMS.items()
         for kind, epilogue in ({"plain": PLAIN} | (EPILOGUES if form in ("nt", "tn") else {})).items()
     }
-    return Products(Library(tmp_path_factory.mktemp("matmul"), isa, kernels), DTYPES[dtype])
+    return Products(Library(tmp_path_factory.mktemp("matmul"), target, kernels), DTYPES[dtype])
 
 
 def strided(rng: np.random.Generator, *shape: int, gap: int = 3, dtype: Any = np.float32) -> np.ndarray:

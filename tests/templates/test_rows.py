@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gptc.ir.ops.random import StochasticRound
-from tests.templates.kernel_library import ISAS, UNIT, Library, assert_within
+from tests.templates.kernel_library import TARGETS, UNIT, Library, assert_within
 
 ADAMW = (
     ("adamw", "f32", "", False), ("adamw_copy", "f32", "bf16", False), ("adamw_random_copy", "f32", "bf16", True),
@@ -17,14 +17,14 @@ BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
 SIZES = [1, 2, 15, 17, 16384, 16385, 100003]
 
 
-@pytest.fixture(scope="module", params=ISAS)
+@pytest.fixture(scope="module", params=TARGETS)
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
     kernels: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in ("scatter_add", "sum_squares")}
     kernels["embedding"] = ("embedding", {"ctype": "float"})
     constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": DECAY, "eps_hat": False}
     for name, dtype, copy, stochastic in ADAMW:
         kernels[name] = ("adamw", constants | {"dtype": dtype, "copy": copy, "stochastic": stochastic})
-    return Library(tmp_path_factory.mktemp("rows"), ISAS[request.param], kernels)
+    return Library(tmp_path_factory.mktemp("rows"), TARGETS[request.param], kernels)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

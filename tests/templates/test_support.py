@@ -12,8 +12,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gptc.codegen.render import render
+from gptc.codegen.target import describe
 from gptc.ir.ops.random import StochasticRound
-from tests.templates.kernel_library import CC, FLAGS, ISAS, environment
+from tests.templates.kernel_library import FLAGS, TARGETS
 
 ARM, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FUNCTIONS = ("exp", "exp2", "tanh", "sigmoid", "gelu", "round_bf16")
@@ -73,15 +75,15 @@ class Functions:
         return np.linspace(low, high, (1 << 31) // self.every, dtype=np.float32)
 
 
-@pytest.fixture(scope="module", params=[*ISAS, "neon"])
+@pytest.fixture(scope="module", params=[*TARGETS, "neon"])
 def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Functions:
     folder, neon = tmp_path_factory.mktemp("support"), request.param == "neon"
     if neon and not (shutil.which(ARM) and shutil.which(EMULATOR)):
         pytest.skip(f"{ARM} or {EMULATOR} is not installed")
-    vec, flags = (4, ("-march=armv8-a", "-static")) if neon else (ISAS[request.param].vec, ISAS[request.param].flags)
-    (folder / "support.h").write_text(environment().get_template("c/support.h.j2").render(VEC=vec))
+    target = describe(ARM, "armv8-a") if neon else TARGETS[request.param]
+    (folder / "support.h").write_text(render("c/support.h", VEC=target.instructions.vector))
     (folder / "apply.c").write_text(SOURCE)
-    command = [ARM if neon else CC, *FLAGS, *flags, "apply.c", "-o", "apply", "-lm"]
+    command = [target.compiler, *target.flags, *FLAGS, *["-static"] * neon, "apply.c", "-o", "apply", "-lm"]
     subprocess.run(command, cwd=folder, check=True)
     return Functions([EMULATOR, folder / "apply"] if neon else [folder / "apply"], 1 << (15 if neon else 11))
 
