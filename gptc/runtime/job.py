@@ -57,15 +57,17 @@ def run_ranks(size: int, argv: Sequence[str]) -> int:
         folder = Path(name)
         command = start.command(size, [sys.executable, "-m", "mpi4py", *argv])
         process = subprocess.Popen(command, env=os.environ | start.environment | {SIGNS: name}, start_new_session=True)
-        with _forwarding(folder, process.pid):
+        with _forwarding(folder, process.pid) as early:
             deaths, watcher = Deaths(), Watcher(folder, size)
             while (code := process.poll()) is None:
                 signs = read_signs(folder, size)
                 deaths.watch(signs)
                 deaths.wait(POLL)
-                if trouble := watcher.look(deaths.order):
+                if not early and (trouble := watcher.look(deaths.order)):
                     return _end(process, signs, trouble)
             code = code if code >= 0 else 128 - code
+            if early and code:
+                return 128 + early[0]  # launchers have codes of their own for it
             if code not in (0, *EXPLAINED, *STOPPED) and (trouble := watcher.look(deaths.order)):
                 raise _ended(trouble)  # the launcher was quicker than a look
     return code
@@ -133,17 +135,20 @@ def _ended(trouble: str) -> GptcError:
 
 
 @contextmanager
-def _forwarding(folder: Path, group: int) -> Iterator[None]:
-    """Signals for this process go to rank 0, or to the launcher while there is no rank yet."""
+def _forwarding(folder: Path, group: int) -> Iterator[list[int]]:
+    """Signals for this process go to rank 0, or to the launcher while there is no rank yet; yields the latter."""
+    early: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         signs = read_signs(folder, 1)
+        if not signs:
+            early.append(number)
         with suppress(ProcessLookupError):
             os.kill(signs[0].pid, number) if signs else os.killpg(group, number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield early
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
