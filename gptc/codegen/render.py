@@ -19,6 +19,7 @@ import jinja2
 
 from gptc.codegen.filters import c_comment, c_float, c_ident, c_int, check_code
 from gptc.codegen.kernel import KernelSpec, Parameter
+from gptc.codegen.program import shorten
 from gptc.codegen.target import Target
 from gptc.errors import InternalError
 from gptc.resources import template_dir
@@ -200,7 +201,8 @@ def signature_lines(signature: Sequence[Parameter]) -> list[str]:
     last = signature[-1] if signature else None
     heads = [f"{p.ctype}{p.name}{'' if p is last else ','}" for p in tensors]
     width = max(map(len, heads), default=0)
-    lines = [f"{h:{width}s} // {p.comment}" if p.comment else h for h, p in zip(heads, tensors, strict=True)]
+    commented = (f"{h:{width}s} // {p.comment}" if p.comment else h for h, p in zip(heads, tensors, strict=True))
+    lines = [shorten(line, LINE - 4) for line in commented]
     row = ""
     for p in numbers:
         word = f"{p.ctype} {p.name}{'' if p is last else ','}"

@@ -30,6 +30,7 @@ from gptc.runtime.cache import Cache
 from tests.codegen.native import nodes_with_kernels, region, sample_graph
 from tests.codegen.regions import REGIONS
 from tests.conftest import TINY
+from tests.cuda.kernel_compiler import untidy
 from tests.cuda.test_kernels import WIDE
 
 CUDA = Target("cuda", "nvcc", "sm_80", CUDA_FLAGS, True, suffix="cu")
@@ -150,6 +151,13 @@ def test_tensor_cores_are_chosen(nano: Callable[[str], Compiled]) -> None:
     assert floor["attention"] == {"attention", "attention_grad"}
     assert hopper["gemm"] == {"matmul_sm90"}
     assert hopper["attention"] == {"attention_sm90", "attention_grad_sm90"}
+
+
+def test_lines_are_short(nano: Callable[[str], Compiled]) -> None:
+    for arch in ("sm_80", "sm_90a"):
+        folder = nano(arch).artefact.folder
+        for path in (*folder.rglob("*.cu"), *folder.rglob("*.cuh"), *folder.glob("programs/*.c")):
+            assert not untidy(path.read_text()), path
 
 
 @needs_nvcc
