@@ -24,6 +24,7 @@ from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.collective import Collective
 from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Row
+from gptc.ir.ops.shape import Concat
 from gptc.options import Options
 from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
@@ -93,11 +94,11 @@ def test_the_floor_compiles(nano: Callable[[str], Compiled]) -> None:
     compile_unit(nano("sm_80").artefact.folder)
 
 
-def collectives() -> list[Node]:
-    """What ranks do together, and what is done to many tensors at once, one of each kind."""
+def others() -> list[Node]:
+    """What no region is: what ranks do together, what is done to many tensors at once, what joins some."""
     found = []
     for name, kind in sorted(REGISTRY.items()):
-        if kind.kernel and (issubclass(kind, Collective) or kind is Foreach):
+        if kind.kernel and (issubclass(kind, Collective) or kind in (Concat, Foreach)):
             for attributes, types in kind.samples:
                 found += nodes_with_kernels(sample_graph(name, attributes, types))
     return found
@@ -106,20 +107,40 @@ def collectives() -> list[Node]:
 @needs_nvcc
 def test_every_region_compiles(tmp_path: Path) -> None:
     narrow = WIDE["sums beside odd rows"]  # so few columns that a block is one warp
-    texts = kernels() | rendered([*collectives(), narrow]) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
-    files = cuda_headers()
-    files |= {f"kernels/{name}.cu": text for name, text in texts.items()}
+    texts = kernels() | rendered([*others(), narrow]) | {"probe": gpu_probe(CUDA).files["probe.cu"]}
+    compile_unit(unit_of(tmp_path, texts))
+
+
+@needs_nvcc
+def test_no_template_escapes(nano: Callable[[str], Compiled], tmp_path: Path) -> None:
+    """Each is compiled for both architectures: what the shipped model does not have on Hopper, here, a kernel of each.
+
+    The probe is compiled above, and `matmul` for both with its own tests; Hopper never runs the floor's attention.
+    """
+    calls = [call for node in (*REGIONS.values(), *others()) if (call := select(node, CUDA))]
+    texts = {c.kernel.template: (c.kernel.name, render_kernel(CUDA, c.kernel, [c.kernel.name])) for c in calls}
+    floor, hopper = (set().union(*templates_of(nano(arch)).values()) for arch in ("sm_80", "sm_90a"))
+    here = texts.keys() - hopper - {"matmul"}
+    every = {path.name.split(".")[0] for path in (template_dir() / "cuda").glob("*.cu.j2")} - {"launcher", "probe"}
+    assert every - hopper - here - {"matmul"} == {"attention", "attention_grad"}
+    assert every - floor - texts.keys() == {"matmul_sm90", "attention_sm90", "attention_grad_sm90"}
+    compile_unit(unit_of(tmp_path, dict(texts[template] for template in sorted(here))), "sm_90a")
+
+
+def unit_of(folder: Path, texts: dict[str, str]) -> Path:
+    """A folder of kernels, as an artefact has them."""
+    files = cuda_headers() | {f"kernels/{name}.cu": text for name, text in texts.items()}
     files["programs/kernels.cu"] = render("cuda/program/kernels.cu", kernels=sorted(texts))
     for name, text in files.items():
-        path = tmp_path / name
+        path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    compile_unit(tmp_path)
+    return folder
 
 
-def compile_unit(folder: Path) -> None:
-    """All kernels of a folder, for the floor, without a warning."""
-    flags = [*describe_cuda("nvcc", "sm_80").flags, *STRICT, "-Iinclude", "-c", "programs/kernels.cu", "-o", os.devnull]
+def compile_unit(folder: Path, arch: str = "sm_80") -> None:
+    """All kernels of a folder, without a warning."""
+    flags = [*describe_cuda("nvcc", arch).flags, *STRICT, "-Iinclude", "-c", "programs/kernels.cu", "-o", os.devnull]
     done = subprocess.run(["nvcc", *flags], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
