@@ -71,7 +71,7 @@ def kernels(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json 
 @compiles("infer")
 def decode(
     job: Job,
-    prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens before those that are timed.")] = 64,
+    prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens before those that are timed.")] = 32,
     repeats: Annotated[int, typer.Option("--repeats", help="Tokens to time, after two to warm up.")] = 64,
     threads: Threads = None,
     json: Json = False,

@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 INSTALL = "pip install 'gptc[mpi]'"
-NCCL, HOST = COLLECTIVES = ("nccl", "host")
+NCCL, HOST = "nccl", "host"
 """Between GPUs: directly, or through memory of the host and MPI."""
 
 
 def join(collectives: str = NCCL) -> World:
-    """The job that this process was started in.  `collectives` says how ranks on GPUs exchange: one of COLLECTIVES."""
+    """The job that this process was started in.  `collectives` says how ranks on GPUs exchange: NCCL or HOST."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py finds no MPI library: RuntimeError
