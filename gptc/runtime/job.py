@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -57,17 +58,17 @@ def run_ranks(size: int, argv: Sequence[str]) -> int:
         folder = Path(name)
         command = start.command(size, [sys.executable, "-m", "mpi4py", *argv])
         process = subprocess.Popen(command, env=os.environ | start.environment | {SIGNS: name}, start_new_session=True)
-        with _forwarding(folder, process.pid) as early:
+        with _forwarding(folder, process.pid) as asked:
             deaths, watcher = Deaths(), Watcher(folder, size)
             while (code := process.poll()) is None:
                 signs = read_signs(folder, size)
                 deaths.watch(signs)
                 deaths.wait(POLL)
-                if not early and (trouble := watcher.look(deaths.order)):
+                if not asked.early and (trouble := watcher.look(deaths.order)):
                     return _end(process, signs, trouble)
             code = code if code >= 0 else 128 - code
-            if early and code:
-                return 128 + early[0]  # launchers have codes of their own for it
+            if asked.number and (code in STOPPED or (asked.early and code)):
+                return 128 + asked.number  # launchers have codes of their own, and other ranks know no number
             if code not in (0, *EXPLAINED, *STOPPED) and (trouble := watcher.look(deaths.order)):
                 raise _ended(trouble)  # the launcher was quicker than a look
     return code
@@ -134,21 +135,28 @@ def _ended(trouble: str) -> GptcError:
     return StorageError.of(f"{trouble}: the job is ended", None, hint)
 
 
+@dataclass
+class Asked:
+    """The first signal that has come, 0 for none, and whether there was no rank yet that could be told."""
+
+    number: int = 0
+    early: bool = False
+
+
 @contextmanager
-def _forwarding(folder: Path, group: int) -> Iterator[list[int]]:
-    """Signals for this process go to rank 0, or to the launcher while there is no rank yet; yields the latter."""
-    early: list[int] = []
+def _forwarding(folder: Path, group: int) -> Iterator[Asked]:
+    """Signals for this process go to rank 0, or to the launcher while there is no rank yet."""
+    asked = Asked()
 
     def forward(number: int, frame: FrameType | None) -> None:
         signs = read_signs(folder, 1)
-        if not signs:
-            early.append(number)
+        asked.number, asked.early = asked.number or number, asked.early or not signs
         with suppress(ProcessLookupError):
             os.kill(signs[0].pid, number) if signs else os.killpg(group, number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield early
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
