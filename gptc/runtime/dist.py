@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from gptc.errors import GptcError, InputError, StorageError, ToolMissing
 from gptc.runtime.cuda import CudaModel
 from gptc.runtime.device import Gpu
-from gptc.runtime.interrupt import Interrupted
+from gptc.runtime.interrupt import Interrupted, hold
 from gptc.runtime.job import SIGNS
 from gptc.runtime.manifest import Segment
 from gptc.runtime.model import Model
@@ -50,7 +50,11 @@ NCCL, HOST = "nccl", "host"
 
 
 def join(collectives: str = NCCL) -> World:
-    """The job that this process was started in.  `collectives` says how ranks on GPUs exchange: NCCL or HOST."""
+    """The job that this process was started in.  `collectives` says how ranks on GPUs exchange: NCCL or HOST.
+
+    From now on signals wait for an Interrupt: they come to a rank as soon as it gives a sign of life.
+    """
+    hold()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py finds no MPI library: RuntimeError

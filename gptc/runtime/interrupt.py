@@ -21,6 +21,11 @@ TOGETHER = 0.2
 """Seconds within which two signals are one: a launcher forwards what the terminal has sent to all."""
 
 
+def hold() -> None:
+    """Let signals wait for the Interrupt that will take them: until then one would end this process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 class Interrupted(KeyboardInterrupt):
     """Asked to stop by a signal."""
 
@@ -34,7 +39,8 @@ class Interrupt:
     """The wish to stop.  As a context manager it takes over both signals; without, it never comes."""
 
     def __init__(self, notice: str = "", patient: bool = False) -> None:
-        """`patient`: even a block that could be left at once runs to its end, because other ranks wait for it."""
+        """`patient`: even a block that could be left at once runs to its end, because other ranks wait for it; and
+        afterwards signals are ignored, because ranks leave together."""
         self._notice = notice
         self._patient = patient
         self._number: int | None = None
@@ -47,12 +53,13 @@ class Interrupt:
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._listener = threading.Thread(target=self._listen, args=(reader,), daemon=True)
         self._listener.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return self
 
     def __exit__(self, *failure: object) -> None:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._patient else handler)
         os.close(self._writer)
         self._listener.join()
 

@@ -237,3 +237,20 @@ def test_a_wait_for_data_is_left_at_once() -> None:
         with pytest.raises(Interrupted):
             interrupt.check()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_rank_is_stopped_between_its_first_sign_of_life_and_the_end_of_training_only() -> None:
+    """Before, a signal waits; afterwards it is too late: ranks leave together, and not by a signal."""
+    program = """if True:
+        import os, signal
+        from gptc.runtime.interrupt import Interrupt, hold
+        hold()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with Interrupt(patient=True) as interrupt:
+            print(interrupt.wished, interrupt.wish().code)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        print("left")
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True 143\nleft\n"), done.stderr
