@@ -5,6 +5,7 @@ Imports here are what `gptc --help` waits for: typer and nothing else.  A comman
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 
 import typer
@@ -76,7 +77,11 @@ EXAMPLES = {
 
 def main() -> None:
     """The entry point."""
-    app()
+    try:
+        app()
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, a traceback would tell nothing
 
 
 def _app(help_text: str, commands: Commands, group: str = "", epilog: str | None = None) -> typer.Typer:

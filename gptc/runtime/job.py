@@ -145,14 +145,15 @@ class Asked:
 
 @contextmanager
 def _forwarding(folder: Path, group: int) -> Iterator[Asked]:
-    """Signals for this process go to rank 0, or to the launcher while there is no rank yet."""
+    """Signals for this process go to rank 0.  While there is no rank yet, SIGTERM ends the launcher: of SIGINT every
+    Python that is just beginning would print a traceback."""
     asked = Asked()
 
     def forward(number: int, frame: FrameType | None) -> None:
         signs = read_signs(folder, 1)
         asked.number, asked.early = asked.number or number, asked.early or not signs
         with suppress(ProcessLookupError):
-            os.kill(signs[0].pid, number) if signs else os.killpg(group, number)
+            os.kill(signs[0].pid, number) if signs else os.killpg(group, signal.SIGTERM)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

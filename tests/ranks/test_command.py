@@ -175,10 +175,10 @@ def test_stopped_at_any_moment(folder: Path, whole: Tensors) -> None:
         time.sleep(rng.uniform(0, 2))
         process.send_signal(number)
         code, said = end(process)
+        assert "Traceback" not in said, said
         if code == 0:
             continue  # it was just done
-        assert code == 128 + number, said
-        assert "Traceback" not in said
+        assert code in (128 + number, -number), said  # a shell tells both as the first
         code, said = end(start(folder, "stopped", "--ranks", "2", "--resume", "auto", *LOOKS, *zero))
         assert code == 0, said
         assert weights(folder, "stopped") == whole
