@@ -49,6 +49,7 @@ def test_no_pycuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert caught.value.code == 3
     assert caught.value.diagnostics[0].hint == "pip install 'gptc[cuda]'"
     (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
     (tmp_path / "pycuda" / "driver.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("pycuda", "pycuda.driver"):
