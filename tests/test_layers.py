@@ -31,7 +31,7 @@ ONLY_IN = {
     "tensorboardX": ("gptc/cli/tensorboard.py",),
     "pycuda": ("gptc/runtime/device.py",),
     "cuda": ("gptc/runtime/device.py", "gptc/resources.py"),
-    "mpi4py": ("gptc/runtime/dist.py",),
+    "mpi4py": ("gptc/runtime/dist.py", "gptc/runtime/mpi.py"),
     "nccl": ("gptc/runtime/nccl.py",),
 }
 SOURCES = sorted((ROOT / "gptc").rglob("*.py"))

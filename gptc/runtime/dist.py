@@ -1,18 +1,13 @@
-"""Several ranks through MPI: the only module that imports mpi4py.
+"""Several ranks through MPI: joining a job, and what its ranks tell each other on the main thread.
 
-Gradients travel on a thread of their own, over a communicator of their own, while the program computes on: what begins
-an exchange hands a bucket to the thread, what ends it waits for it.  Everything else is exchanged by the main thread.
-
-Sums are taken in the order of the ranks, each rank adding up its share of a tensor: the same bits under any MPI, and
-whether shares are gathered afterwards (`average`) or stay where they are (`scatter`).
+Gradients travel on a thread of their own, over a communicator of their own (`gptc.runtime.mpi`), while the program
+computes on.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import queue
 import shutil
 import socket
 import sys
@@ -21,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +29,11 @@ from gptc.runtime.interrupt import Interrupted, hold
 from gptc.runtime.job import SIGNS
 from gptc.runtime.manifest import Segment
 from gptc.runtime.model import Model
+from gptc.runtime.mpi import MpiExchange
 from gptc.runtime.nccl import NcclExchange, new_id
 from gptc.runtime.pulse import EVERY, Pulse, Watcher
 from gptc.runtime.staged import StagedExchange
 from gptc.runtime.world import Result, World
-from gptc.shares import part, share
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -47,6 +41,12 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'gptc[mpi]'"
 NCCL, HOST = "nccl", "host"
 """Between GPUs: directly, or through memory of the host and MPI."""
+LOOK = 0.01
+"""Seconds between two looks for what other ranks say of their checkpoint."""
+GRACE = 1.0
+"""Seconds for the first rank to tell what is wrong and end the job."""
+CHUNK = 1 << 28
+"""Elements in one message: MPI counts in 32 bits."""
 
 
 def join(collectives: str = NCCL) -> World:
@@ -96,7 +96,7 @@ class MpiWorld(World):
             return
         with self.pulse.waiting():
             places = self.comm.allgather((socket.gethostname(), gpu.bus))
-        if error := shared(places, gpu.name):
+        if error := gpu_of_two(places, gpu.name):
             self._give_up(error)
             raise error
 
@@ -112,9 +112,9 @@ class MpiWorld(World):
         model.on_exchange(exchange)
 
     def mean(self, *values: float) -> tuple[float, ...]:
-        total = np.array(values, np.float64)
+        total = np.empty(len(values))
         with self.pulse.waiting():
-            self.comm.Allreduce(_in_place(), total)
+            self.comm.Allreduce(np.array(values, np.float64), total)
         self.pulse.turn()
         return tuple((total / self.size).tolist())
 
@@ -226,8 +226,8 @@ def _common(model: Model) -> tuple[Segment, ...]:
     return ("params", "state") if model.artefact.manifest.shards == 1 else ("params",)
 
 
-def shared(places: Sequence[tuple[str, str]], name: str) -> GptcError | None:
-    """What is wrong with the GPUs of the ranks, each known by its host and its place there."""
+def gpu_of_two(places: Sequence[tuple[str, str]], name: str) -> GptcError | None:
+    """The error where two ranks have one GPU; `places` has the host and the bus of each rank's."""
     for rank, place in enumerate(places):
         if (first := places.index(place)) < rank:
             host, bus = place
@@ -241,8 +241,13 @@ class _OneOfMany(World):
     """Work that one rank does alone while others may wait for it."""
 
     def __init__(self, pulse: Pulse) -> None:
-        self.goes_on = pulse.goes_on  # type: ignore[method-assign]
-        self.waiting = pulse.waiting  # type: ignore[method-assign]
+        self.pulse = pulse
+
+    def goes_on(self) -> None:
+        self.pulse.goes_on()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return self.pulse.waiting()
 
 
 def _folder_for_all(comm: MPI.Comm) -> str:
@@ -250,122 +255,3 @@ def _folder_for_all(comm: MPI.Comm) -> str:
     name = tempfile.mkdtemp(prefix=".gptc-ranks-", dir=".") if comm.Get_rank() == 0 else ""
     shared: str = comm.bcast(name, root=0)
     return shared
-
-
-LOOK = 0.01
-"""Seconds between two looks for what other ranks say of their checkpoint."""
-GRACE = 1.0
-"""Seconds for the first rank to tell what is wrong and end the job."""
-CHUNK = 1 << 28
-"""Elements in one message: MPI counts in 32 bits."""
-PIECE = 1 << 18
-"""Elements that ranks add up at a time: enough for full bandwidth, few enough to be added in the cache."""
-
-
-def _in_place() -> Any:
-    from mpi4py import MPI
-
-    return MPI.IN_PLACE
-
-
-class MpiExchange:
-    """Tensors between ranks.  What is begun is done by a thread of its own, in the order in which it was begun."""
-
-    def __init__(self, comm: MPI.Comm, pulse: Pulse) -> None:
-        self.comm, self.beside = comm, comm.Dup()
-        """For the main thread, and for the other."""
-        self.pulse = pulse
-        self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self.received = np.empty((self.size, PIECE), np.float32)
-        """Terms of a sum, those of each rank in a row; this rank's own row has the sum."""
-        self.pending: queue.SimpleQueue[tuple[threading.Event, list[Callable[[], None]]]] = queue.SimpleQueue()
-        self.finished: dict[int, threading.Event] = {}
-        """First address of a bucket -> whether what belongs there is there."""
-        self.failed: BaseException | None = None
-        threading.Thread(target=self._work, name="gptc exchange", daemon=True).start()
-
-    def average(self, tensors: Sequence[int], sizes: Sequence[int]) -> None:
-        self._begin(tensors[0], [partial(self.mean, _floats(x, n)) for x, n in zip(tensors, sizes, strict=True)])
-
-    def scatter(self, tensors: Sequence[int], shares: Sequence[int], sizes: Sequence[int]) -> None:
-        self._begin(shares[0], [
-            partial(self.share_of_mean, _floats(x, n), _floats(y, share(n, self.size)))
-            for x, y, n in zip(tensors, shares, sizes, strict=True)
-        ])  # fmt: skip
-
-    def wait(self, first: int) -> None:
-        with self.pulse.waiting():
-            self.finished.pop(first).wait()
-        if self.failed is not None:
-            raise self.failed
-
-    def gather(self, shares: Sequence[int], tensors: Sequence[int], sizes: Sequence[int]) -> None:
-        with self.pulse.waiting():
-            for own, tensor, size in zip(shares, tensors, sizes, strict=True):
-                whole = _floats(tensor, size)
-                start, stop = part(size, self.size, self.rank)
-                whole[start:stop] = _floats(own, share(size, self.size))[: stop - start]
-                self._gather(self.comm, whole)
-
-    def sum(self, address: int) -> None:
-        own = ctypes.c_double.from_address(address)
-        terms = np.empty(self.size)
-        with self.pulse.waiting():
-            self.comm.Allgather(np.array([own.value]), terms)
-        own.value = sum(terms.tolist())
-
-    def mean(self, array: NDArray[np.float32]) -> None:
-        """Put the means over the ranks in place of the numbers, at once."""
-        start, stop = part(array.size, self.size, self.rank)
-        self._reduce(array, array[start:stop])
-        self._gather(self.beside, array)
-
-    def share_of_mean(self, array: NDArray[np.float32], into: NDArray[np.float32]) -> None:
-        """This rank's share of the means over the ranks, then zeros, at once."""
-        start, stop = part(array.size, self.size, self.rank)
-        into[stop - start :] = 0
-        self._reduce(array, into[: stop - start])
-
-    def _begin(self, first: int, work: list[Callable[[], None]]) -> None:
-        self.finished[first] = threading.Event()
-        self.pending.put((self.finished[first], work))
-
-    def _work(self) -> None:
-        while True:
-            finished, work = self.pending.get()
-            try:
-                for each in work:
-                    each()
-            except BaseException as error:  # raised again by the thread that waits
-                self.failed = error
-            finished.set()
-
-    def _reduce(self, array: NDArray[np.float32], own: NDArray[np.float32]) -> None:
-        """`own`, which may lie in `array`, becomes this rank's share of the means; in pieces that a cache holds."""
-        parts = [part(array.size, self.size, rank) for rank in range(self.size)]
-        total, others = self.received[self.rank], [rank != self.rank for rank in range(self.size)]
-        places = [rank * PIECE for rank in range(self.size)]
-        for low in range(0, share(array.size, self.size), PIECE):
-            pieces = [(min(start + low, stop), min(start + low + PIECE, stop)) for start, stop in parts]
-            sent = [(stop - start) * other for (start, stop), other in zip(pieces, others, strict=True)]
-            start, stop = pieces[self.rank]
-            count = stop - start
-            got = [count * other for other in others]
-            starts = [piece[0] for piece in pieces]
-            self.beside.Alltoallv([array, (sent, starts)], [self.received, (got, places)])
-            rows = [self.received[rank] if other else array[start:stop] for rank, other in enumerate(others)]
-            np.copyto(total[:count], rows[0][:count])
-            for row in rows[1:]:
-                total[:count] += row[:count]
-            np.multiply(total[:count], np.float32(1 / self.size), out=own[low : low + count])
-
-    def _gather(self, comm: MPI.Comm, whole: NDArray[np.float32]) -> None:
-        """Every rank's share, which is in its place already, to all others."""
-        parts = [part(whole.size, self.size, rank) for rank in range(self.size)]
-        counts, starts = [stop - start for start, stop in parts], [start for start, _ in parts]
-        comm.Allgatherv(_in_place(), [whole, (counts, starts)])
-
-
-def _floats(address: int, count: int) -> NDArray[np.float32]:
-    """The floats at an address, in place."""
-    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (count,))

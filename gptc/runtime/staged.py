@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptc.runtime.device import driver
 from gptc.runtime.hooks import joined
+from gptc.runtime.mpi import MpiExchange
 from gptc.shares import share
-
-if TYPE_CHECKING:
-    from gptc.runtime.dist import MpiExchange
 
 CHUNK = 1 << 28
 """Bytes of a segment that are on the host at a time."""

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from gptc.errors import StorageError, ToolMissing
 from gptc.runtime import job, nccl, pulse
 from gptc.runtime.device import driver
-from gptc.runtime.dist import shared
+from gptc.runtime.dist import gpu_of_two
 from gptc.runtime.hooks import joined
 from gptc.runtime.launch import LOCAL, find_launcher, local_rank
 from tests.cli.command import gptc
@@ -54,8 +54,8 @@ def test_no_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ranks_that_share_a_gpu_are_named() -> None:
     places = [("one", "0000:01"), ("one", "0000:02"), ("two", "0000:01"), ("one", "0000:02")]
-    assert shared(places[:3], "a GPU") is None
-    error = shared(places, "a GPU")
+    assert gpu_of_two(places[:3], "a GPU") is None
+    error = gpu_of_two(places, "a GPU")
     assert error is not None
     assert "ranks 1 and 3 have one GPU (a GPU 0000:02 of one)" in str(error)
     assert "--collectives host" in str(error)
