@@ -1,6 +1,6 @@
 """The whole compiler on one page: a model file in, a folder of C out, and the library built from it.
 
-    load_model -> build_graph -> pipelines -> plan_programs -> select -> emit -> write_artefact -> build
+    load_description -> build_graph -> pipelines -> plan_programs -> select -> emit -> write_artefact -> build
 
 What was compiled before is not compiled again (`gptc/memo.py`).
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gptc.codegen.program import Program
     from gptc.codegen.target import Target
     from gptc.ir.graph import Graph, Node
-    from gptc.model import Model
+    from gptc.model import Description
     from gptc.passes.manager import Context, Remark, Timing
     from gptc.passes.memory import MemoryReport
 
@@ -52,7 +52,7 @@ class Request:
 class Planned:
     """A model after all passes: one planned graph a program."""
 
-    model: Model
+    model: Description
     options: Options
     graphs: tuple[Graph, ...]
     memory: MemoryReport
@@ -70,7 +70,7 @@ class Compiled:
     cached: bool
 
 
-def bind(request: Request, model: Model) -> Options:
+def bind(request: Request, model: Description) -> Options:
     """The options with sizes that the command left open filled in from the model."""
     train = model.train
     seq = request.seq or train.seq or model.dims.get("T") or request.options.seq
@@ -88,7 +88,7 @@ def bind(request: Request, model: Model) -> Options:
 class Rewritten:
     """A model after its passes, before memory is planned."""
 
-    model: Model
+    model: Description
     context: Context
     graphs: tuple[Graph, ...]
     timings: tuple[tuple[str, Timing], ...]
@@ -101,12 +101,12 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
     With `stop_after` only the programs that have such a pass, and only up to it; `dump` is a folder for the graph
     after each pass and its difference to the one before.
     """
-    from gptc.model import build_graph, load_model
+    from gptc.model import build_graph, load_description
     from gptc.passes import can_cache, named, pipelines
     from gptc.passes.manager import Context, run_pipeline
 
     request = within_budget(request)
-    model = load_model(request.path, request.overrides)
+    model = load_description(request.path, request.overrides)
     options = bind(request, model)
     context = Context(options)
     built = build_graph(model, options.batch, options.seq, with_loss=options.mode == "train")
@@ -125,7 +125,7 @@ def rewrite(request: Request, stop_after: str | None = None, dump: Path | None =
 def within_budget(request: Request) -> Request:
     """A request whose `remat` is a budget in bytes with the level that it comes to; any other as it is."""
     from gptc.budget import PREFIX, least_that_fits
-    from gptc.model import build_graph, load_model
+    from gptc.model import build_graph, load_description
     from gptc.passes.remat import blocks
 
     def at(level: str) -> Request:
@@ -136,7 +136,7 @@ def within_budget(request: Request) -> Request:
 
     if not request.options.remat.startswith(PREFIX):
         return request
-    model = load_model(request.path, request.overrides)
+    model = load_description(request.path, request.overrides)
     count = len(blocks(build_graph(model, batch=1, seq=1)))
     return at(least_that_fits(int(request.options.remat.removeprefix(PREFIX)), count, total))
 
@@ -232,7 +232,7 @@ def build_model(
 
 def emit_model(planned: Planned, out: Path, choices: Choices) -> tuple[Artefact, list[Program]]:
     """Planned graphs as a folder in `out`, and the kernel calls in it."""
-    from gptc.codegen.artefact import Model, emit
+    from gptc.codegen.artefact import About, emit
     from gptc.codegen.target import target_for
     from gptc.codegen.write import write_artefact
 
@@ -242,7 +242,7 @@ def emit_model(planned: Planned, out: Path, choices: Choices) -> tuple[Artefact,
     sources = {source.file: source.text for source in model.sources}
     dims = {**model.dims, "B": options.batch, "T": options.seq}
     train = model.train.model_dump() if options.mode == "train" else {}
-    about = Model(model.name, dims, model.tokenizer, train, sources)
+    about = About(model.name, dims, model.tokenizer, train, sources)
     folder = write_artefact(emit(programs, planned.memory, about, options, target), out)
     return open_artefact(folder), programs
 

@@ -7,7 +7,7 @@ import pytest
 from gptc.accumulation import Asked, micro_steps
 from gptc.compiler import Request, bind
 from gptc.errors import InputError
-from gptc.model import load_model
+from gptc.model import load_description
 from gptc.options import Options
 from tests.conftest import TINY
 
@@ -41,9 +41,9 @@ def test_what_cannot_be(steps: int | None, total: int, ranks: int, message: str,
 
 def test_the_command_stands_before_the_model() -> None:
     """The model's own micro-steps and total batch count where the command says nothing of either."""
-    asked = load_model(TINY, ("train.total_batch=96",))  # B 2, T 12
-    both = load_model(TINY, ("train.total_batch=96", "train.micro_steps=3"))
-    plain = load_model(TINY)
+    asked = load_description(TINY, ("train.total_batch=96",))  # B 2, T 12
+    both = load_description(TINY, ("train.total_batch=96", "train.micro_steps=3"))
+    plain = load_description(TINY)
     assert [bind(Request(TINY, **told), asked).micro_steps for told in ({}, {"micro_steps": 3})] == [4, 3]
     assert bind(Request(TINY, total_batch=240), asked).micro_steps == 10
     assert bind(Request(TINY, ranks=2), asked).micro_steps == 2

@@ -43,7 +43,7 @@ SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=
 
 
 @dataclass(frozen=True)
-class Model:
+class About:
     """What an artefact tells about its model beyond the graphs."""
 
     name: str
@@ -64,7 +64,7 @@ class Emitted:
     files: Mapping[str, str]
 
 
-def emit(programs: Sequence[Program], memory: MemoryReport, model: Model, options: Options, target: Target) -> Emitted:
+def emit(programs: Sequence[Program], memory: MemoryReport, model: About, options: Options, target: Target) -> Emitted:
     """All files of the artefact."""
     facts = _Facts(tuple(programs), memory, model, options, target)
     plans = [plan_json(program, arena) for program, arena in zip(programs, memory.arenas, strict=True)]
@@ -116,7 +116,7 @@ def _support(facts: _Facts) -> dict[str, str]:
     }
 
 
-def _digest(files: Mapping[str, str], model: Model, options: Options) -> str:
+def _digest(files: Mapping[str, str], model: About, options: Options) -> str:
     """12 hex digits over all that decides the folder's contents."""
     parts = [gptc.__version__, model.name, repr(sorted(options.to_json().items())), repr(sorted(files.items()))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
@@ -132,7 +132,7 @@ class _Facts:
 
     programs: tuple[Program, ...]
     memory: MemoryReport
-    model: Model
+    model: About
     options: Options
     target: Target
 

@@ -18,7 +18,7 @@ from gptc.corpus.folder import new_folder
 from gptc.corpus.sources import Piece, Source, pieces
 from gptc.corpus.writer import SHARD_TOKENS, ShardWriter
 from gptc.errors import InputError
-from gptc.runtime.dataset import MANIFEST, Dataset, SourceRecord, Vocabulary
+from gptc.runtime.dataset import MANIFEST, Dataset, SourceRecord, TokenizerRecord
 from gptc.runtime.shard import Ids, format_for
 from gptc.runtime.tokenizer import Tokenizer, identity, load_tokenizer
 
@@ -87,10 +87,10 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def describe(tokenizer: Tokenizer) -> Vocabulary:
+def describe(tokenizer: Tokenizer) -> TokenizerRecord:
     """As it stands in a manifest."""
     size, end = tokenizer.vocab_size, tokenizer.end_of_text
-    return Vocabulary(name=tokenizer.name, size=size, end_of_text=end, sha256=identity(tokenizer))
+    return TokenizerRecord(name=tokenizer.name, size=size, end_of_text=end, sha256=identity(tokenizer))
 
 
 class _Stream:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from gptc.errors import InputError
 from gptc.ir.graph import Graph, Value, drop_unused
 from gptc.ir.types import Dim, DType
 from gptc.model.calls import Operand, apply_operator, call_function
+from gptc.model.description import Description
 from gptc.model.dims import evaluate_dims
 from gptc.model.expression import Binary, Call, Expr, Name, Negate, Number
 from gptc.model.functions import ModelBuilder
@@ -19,15 +19,12 @@ from gptc.model.scope import Scopes
 from gptc.model.source import Consequence, Report, quoted
 from gptc.model.statements import Block, Statement, Target
 
-if TYPE_CHECKING:
-    from gptc.model.description import Model
-
 MAX_STEPS = 50_000
 """Most statements of a graph, blocks unrolled."""
 OUTPUTS = ("logits", "loss")
 
 
-def build_graph(model: Model, batch: int, seq: int, with_loss: bool = True) -> Graph:
+def build_graph(model: Description, batch: int, seq: int, with_loss: bool = True) -> Graph:
     """The forward graph for `batch` sequences of `seq` tokens.
 
     Inputs `tokens` and, with a loss, `targets` (both i32[B,T]); every parameter is a `buffer`; the output is
@@ -41,7 +38,7 @@ def build_graph(model: Model, batch: int, seq: int, with_loss: bool = True) -> G
     return lowering.graph("loss" if with_loss else "logits")
 
 
-def check(model: Model, report: Report) -> None:
+def check(model: Description, report: Report) -> None:
     """Report what is wrong with the statements, shapes included.
 
     Two rounds of a repeated block show what all would: the first binds, the second carries.
@@ -55,7 +52,7 @@ def check(model: Model, report: Report) -> None:
 
 
 class _Lowering:
-    def __init__(self, model: Model, batch: int, seq: int, report: Report, rounds: int | None = None) -> None:
+    def __init__(self, model: Description, batch: int, seq: int, report: Report, rounds: int | None = None) -> None:
         self.model = model
         self.batch = batch
         self.seq = seq

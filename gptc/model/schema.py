@@ -188,7 +188,7 @@ class Train(Strict):
         return {name: getattr(self, name) for name in RATES[self.optimizer]}
 
 
-class Description(Strict):
+class ModelFile(Strict):
     """A model file."""
 
     model: str
@@ -203,13 +203,13 @@ class Description(Strict):
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a model file, for editors."""
-    return Description.model_json_schema()
+    return ModelFile.model_json_schema()
 
 
-def validate(root: tree.Mapping, report: Report) -> Description:
+def validate(root: tree.Mapping, report: Report) -> ModelFile:
     """Check a tree.  Entries with mistakes are reported and taken out of it, so that the rest can be checked too."""
     try:
-        return Description.model_validate(tree.plain(root))
+        return ModelFile.model_validate(tree.plain(root))
     except ValidationError as error:
         first = _mistakes(error)
     for problem in first:
@@ -220,7 +220,7 @@ def validate(root: tree.Mapping, report: Report) -> Description:
         if not all([_prune(root, problem["loc"]) for problem in first]) or report.full:
             report.check()
         try:
-            return Description.model_validate(tree.plain(root))
+            return ModelFile.model_validate(tree.plain(root))
         except ValidationError as error:
             first = _mistakes(error)
 
@@ -269,7 +269,7 @@ def _report(root: tree.Mapping, kind: str, path: tree.Path, context: Any, text: 
 def _fields(path: tree.Path) -> list[str]:
     """The keys that are allowed beside the last one of `path`."""
     inside: dict[str, type[BaseModel]] = {"params": Param, "train": Train}
-    owner = inside[str(path[0])] if len(path) > 1 else Description
+    owner = inside[str(path[0])] if len(path) > 1 else ModelFile
     return sorted(owner.model_fields)
 
 

@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from gptc.errors import InputError, Span, did_you_mean
 from gptc.ir.graph import Value
 from gptc.ir.types import Dim
 from gptc.model.calls import Operand
+from gptc.model.description import Description
 from gptc.model.expression import Name
 from gptc.model.params import Param, ParamGroup
 from gptc.model.source import Consequence, Report, quoted
 from gptc.model.statements import Block, Statement, Target
-
-if TYPE_CHECKING:
-    from gptc.model.description import Model
 
 
 @dataclass
@@ -42,7 +39,7 @@ class Scope:
 class Scopes:
     """The stack of blocks that are open, the outermost first."""
 
-    def __init__(self, model: Model, report: Report) -> None:
+    def __init__(self, model: Description, report: Report) -> None:
         self.model = model
         self.report = report
         self.stack = [Scope("", model.param_tree)]

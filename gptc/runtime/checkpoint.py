@@ -26,10 +26,7 @@ from safetensors import SafetensorError, safe_open
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import Written, fresh_folder, write_file
 from gptc.runtime.hashing import file_hash
-from gptc.runtime.manifest import DTYPES, Extent, Name, Shape, Size, dtype_name
-from gptc.runtime.manifest import Manifest as ArtefactManifest
-from gptc.runtime.manifest import Model as Strict
-from gptc.runtime.manifest import State as ArtefactState
+from gptc.runtime.manifest import DTYPES, Extent, Manifest, Name, Shape, Size, State, Strict, dtype_name
 from gptc.runtime.model import Model
 from gptc.runtime.snapshot import Snapshot, extent, lasting_state, own, shape
 from gptc.runtime.tensorfile import pieces
@@ -44,12 +41,14 @@ FALL_BACK = "take an earlier one with --resume STEP, or let --resume auto find i
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}\.safetensors$")]
 
 
-class File(Strict):
+class FileRecord(Strict):
+    """A file of the checkpoint."""
+
     bytes: Size
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Part(Strict):
+class PartRecord(Strict):
     """Elements [start, stop) of a tensor, in a file's tensor of the same name."""
 
     file: FileName
@@ -57,15 +56,15 @@ class Part(Strict):
     stop: Size
 
 
-class State(Strict):
+class StateRecord(Strict):
     """A tensor of the optimizer's state: its shape, padding included, and the parts that it is kept in."""
 
     dtype: Literal["f64", "f32", "bf16", "f16", "i32", "u8"]
     shape: Shape
-    parts: tuple[Part, ...]
+    parts: tuple[PartRecord, ...]
 
 
-class Manifest(Strict):
+class CheckpointManifest(Strict):
     """`code` is the hash of the emitted artefact; `settings` and `progress` are the run's."""
 
     format: Literal[1]
@@ -78,8 +77,8 @@ class Manifest(Strict):
     dims: dict[str, Extent]
     settings: dict[str, Setting]
     progress: dict[str, Any]
-    files: dict[FileName, File]
-    state: dict[Name, State]
+    files: dict[FileName, FileRecord]
+    state: dict[Name, StateRecord]
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ class Moment:
     progress: Mapping[str, Any]
 
 
-def write_checkpoint(
-    folder: Path, snapshot: Snapshot, model: ArtefactManifest, moment: Moment, world: World = ALONE
-) -> None:
+def write_checkpoint(folder: Path, snapshot: Snapshot, model: Manifest, moment: Moment, world: World = ALONE) -> None:
     """Write a checkpoint into the new folder `folder`: every rank its own state, the first all else, the manifest last.
 
     Raises OSError, on all ranks if on one; what has been written by then stays for the caller to remove.
@@ -111,9 +108,7 @@ def write_checkpoint(
     world.first(lambda: write_manifest(folder, origin, moment, files, state, world.size))
 
 
-def _write_own(
-    folder: Path, snapshot: Snapshot, model: ArtefactManifest, moment: Moment, world: World
-) -> dict[str, Written]:
+def _write_own(folder: Path, snapshot: Snapshot, model: Manifest, moment: Moment, world: World) -> dict[str, Written]:
     """The files of one rank."""
 
     def told(parts: Iterator[memoryview | bytes]) -> Iterator[memoryview | bytes]:
@@ -130,7 +125,7 @@ def _write_own(
     return files
 
 
-def _entry(tensor: ArtefactState, shards: int) -> dict[str, Any]:
+def _entry(tensor: State, shards: int) -> dict[str, Any]:
     """The manifest's entry of a state tensor: a part for each rank that has elements of it."""
     ranks = shards if tensor.whole else 1
     extents = [extent(tensor, shards, rank) for rank in range(ranks)]
@@ -186,7 +181,7 @@ class Checkpoint:
     """A checkpoint whose manifest is sound and whose files have the right lengths."""
 
     folder: Path
-    manifest: Manifest
+    manifest: CheckpointManifest
 
     @property
     def step(self) -> int:
@@ -216,7 +211,7 @@ class Checkpoint:
             raise StorageError.of(f"{self.folder}: {name} has no element {done}", None, FALL_BACK)
         return out
 
-    def _part(self, name: str, part: Part, low: int, high: int) -> NDArray[Any]:
+    def _part(self, name: str, part: PartRecord, low: int, high: int) -> NDArray[Any]:
         path = self.folder / part.file
         expected = self.manifest.state[name].dtype.upper(), [part.stop - part.start]
         try:
@@ -284,7 +279,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, manifest)
 
 
-def _parse(text: bytes, path: Path) -> Manifest:
+def _parse(text: bytes, path: Path) -> CheckpointManifest:
     damaged = StorageError.of(f"{path}: damaged: not as it was written", None, FALL_BACK)
     try:
         body = json.loads(text)
@@ -293,7 +288,7 @@ def _parse(text: bytes, path: Path) -> Manifest:
             raise InputError.of(f"{path}: format {body.get('format')!r}; this gptc reads 1")
         if _spell(body) != text:
             raise damaged
-        return Manifest.model_validate_json(json.dumps(body))
+        return CheckpointManifest.model_validate_json(json.dumps(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
         raise damaged from None
 

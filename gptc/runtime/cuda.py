@@ -65,7 +65,7 @@ class DeviceTensor:
         return float(np.asarray(self))
 
 
-class Part:
+class DevicePart:
     """A part of a tensor on the device."""
 
     def __init__(self, whole: DeviceTensor, index: tuple[slice, ...]) -> None:
@@ -135,13 +135,13 @@ class CudaModel:
         view = self._views.get(name)
         return self._views[self.artefact.tensor(name).name] if view is None else view
 
-    def valid(self, param: Param) -> Part:
+    def valid(self, param: Param) -> DevicePart:
         """The part of a parameter that is not padding."""
         return self.leading(param.name, param.valid)
 
-    def leading(self, name: str, extents: Sequence[int]) -> Part:
+    def leading(self, name: str, extents: Sequence[int]) -> DevicePart:
         """The first elements of a tensor, so many along each axis."""
-        return Part(self[name], tuple(slice(extent) for extent in extents))
+        return DevicePart(self[name], tuple(slice(extent) for extent in extents))
 
     @property
     def addresses(self) -> dict[str, int]:

@@ -45,7 +45,7 @@ class Culprit:
 
 
 @dataclass(frozen=True)
-class Written:
+class StoredValue:
     """A value in memory; strides in elements."""
 
     name: str
@@ -85,7 +85,7 @@ def _find(model: Model, again: Callable[[], object]) -> dict[str, Any] | None:
         if not tensor.name.endswith(".grad"):  # sums of gradients may be anything between two steps
             shape = [*tensor.shape]
             strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-            value = Written(tensor.name, tensor.segment, tensor.offset, tensor.nbytes, shape, strides, tensor.dtype)
+            value = StoredValue(tensor.name, tensor.segment, tensor.offset, tensor.nbytes, shape, strides, tensor.dtype)
             if found := _look(value, model):
                 return asdict(found)
     watch = _Watch(model)
@@ -105,9 +105,9 @@ class _Watch:
         self.found: Culprit | None = None
         programs = planned(model.artefact)
         self.calls = {program["name"]: program["kernels"] for program in programs}
-        names = [field.name for field in fields(Written)]
+        names = [field.name for field in fields(StoredValue)]
         self.values = {
-            program["name"]: {v["name"]: Written(*(v[name] for name in names)) for v in program["values"]}
+            program["name"]: {v["name"]: StoredValue(*(v[name] for name in names)) for v in program["values"]}
             for program in programs
         }
 
@@ -123,7 +123,7 @@ class _Watch:
                 return
 
 
-def _look(value: Written, model: Model, masked: bool = False) -> Culprit | None:
+def _look(value: StoredValue, model: Model, masked: bool = False) -> Culprit | None:
     """With `masked`, minus infinity is as it should be."""
     if value.dtype not in ("f64", "f32", "bf16", "f16"):
         return None

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gptc.errors import InputError, StorageError
 from gptc.runtime.hashing import content_hash
-from gptc.runtime.manifest import Model, Size
+from gptc.runtime.manifest import Size, Strict
 from gptc.runtime.shard import MAX_TOKENS, Shard, open_shard
 
 MANIFEST = "manifest.json"
@@ -29,7 +29,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,250}$")]
 Id = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
-class Vocabulary(Model):
+class TokenizerRecord(Strict):
     """What the ids mean.  `sha256` is that of llm.c's tokenizer.bin of this tokenizer."""
 
     name: str = Field(min_length=1)
@@ -38,14 +38,14 @@ class Vocabulary(Model):
     sha256: Sha256
 
 
-class ShardRecord(Model):
+class ShardRecord(Strict):
     file: FileName
     tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
     max_id: Id
     sha256: Sha256
 
 
-class EvaluationRecord(Model):
+class EvaluationRecord(Strict):
     """A file of multiple-choice questions."""
 
     file: FileName
@@ -53,20 +53,20 @@ class EvaluationRecord(Model):
     sha256: Sha256
 
 
-class SourceRecord(Model):
+class SourceRecord(Strict):
     """A file that the tokens came from, as it was named."""
 
     name: str
     bytes: Size
 
 
-class Dataset(Model):
+class Dataset(Strict):
     """The whole file."""
 
     format: Literal[1]
     gptc: str
     name: FileName
-    tokenizer: Vocabulary
+    tokenizer: TokenizerRecord
     documents: Size
     sources: tuple[SourceRecord, ...]
     train: tuple[ShardRecord, ...] = ()

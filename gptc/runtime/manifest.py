@@ -47,13 +47,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$")]
 RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=512)]  # no part begins with a dot
 
 
-class Model(BaseModel):
-    """Strict: a number is never read from a string, a float never becomes an int, NaN is refused."""
+class Strict(BaseModel):
+    """A number is never read from a string, a float never becomes an int, NaN is refused."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Tensor(Model):
+class Tensor(Strict):
     """A named region of a segment; `offset` in bytes."""
 
     name: Name
@@ -78,26 +78,26 @@ class State(Tensor):
     """The shape of the tensor of which this is a rank's share, flat; None where each rank has all of it."""
 
 
-class Normal(Model):
+class Normal(Strict):
     kind: Literal["normal"]
     std: float = Field(ge=0)
 
 
-class Uniform(Model):
+class Uniform(Strict):
     kind: Literal["uniform"]
     low: float
     high: float
 
 
-class Zeros(Model):
+class Zeros(Strict):
     kind: Literal["zeros"]
 
 
-class Ones(Model):
+class Ones(Strict):
     kind: Literal["ones"]
 
 
-class Constant(Model):
+class Constant(Strict):
     kind: Literal["constant"]
     value: float
 
@@ -127,7 +127,7 @@ class Port(Tensor):
     direction: Literal["in", "out"]
 
 
-class Program(Model):
+class Program(Strict):
     """One C function.  `inputs` and `outputs` name ports; `calls` counts its kernel calls."""
 
     name: Name
@@ -137,7 +137,7 @@ class Program(Model):
     calls: Size = 0
 
 
-class TrainDefaults(Model):
+class TrainDefaults(Strict):
     """How the model is trained unless told otherwise; the optimizer's constants are compiled in."""
 
     lr: float = Field(gt=0)
@@ -151,7 +151,7 @@ class TrainDefaults(Model):
     outliers: Literal["mad", "zscore"] = "mad"
 
 
-class Build(Model):
+class Build(Strict):
     """How to compile: `units` are C files, `flags` go to each of them and to the link, `libs` end the link."""
 
     compiler: str = Field(min_length=1)
@@ -163,7 +163,7 @@ class Build(Model):
     """The instruction set as people call it, AVX2 or NEON."""
 
 
-class Manifest(Model):
+class Manifest(Strict):
     """The whole file."""
 
     format: Literal[1]

@@ -28,7 +28,7 @@ Choices = dict[str, dict[str, int]]
 """Kernel signature -> the values to use."""
 
 
-class File(BaseModel):
+class TuningFile(BaseModel):
     """The file as it lies there."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -61,7 +61,7 @@ def load_tuning(root: Path, instructions: str) -> Tuning:
         log.warning("%s: cannot read: %s; kernels keep their defaults", path, error.strerror)
         return Tuning()
     try:
-        found = File.model_validate_json(text)
+        found = TuningFile.model_validate_json(text)
     except ValidationError:
         log.warning("%s: damaged; kernels keep their defaults until gptc tune writes it anew", path)
         return Tuning()
@@ -78,7 +78,7 @@ def save_tuning(root: Path, instructions: str, choices: Mapping[str, Mapping[str
     known = load_tuning(root, instructions).choices | {key: dict(point) for key, point in choices.items()}
     fields = dict(line.partition("=")[::2] for line in host_cpu().splitlines())
     cpu = f"{cores()} cores of {fields.get('model name', 'an unnamed processor')}, {instructions}"
-    data = File(format=FORMAT, machine=_machine(instructions), cpu=cpu, choices=dict(sorted(known.items())))
+    data = TuningFile(format=FORMAT, machine=_machine(instructions), cpu=cpu, choices=dict(sorted(known.items())))
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptc.errors import InputError
-from gptc.model import load_model
+from gptc.model import load_description
 
 FOLDER = Path(__file__).parent
 CASES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
@@ -21,7 +21,7 @@ CASES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 def test_message(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FOLDER)
     with pytest.raises(InputError) as caught:
-        load_model(f"{case}.yaml")
+        load_description(f"{case}.yaml")
     message, expected = f"{caught.value}\n", FOLDER / f"{case}.txt"
     if os.environ.get("GPTC_UPDATE_ERRORS"):
         expected.write_text(message)

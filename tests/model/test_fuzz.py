@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptc.errors import InputError
-from gptc.model import build_graph, load_model
+from gptc.model import build_graph, load_description
 from tests.conftest import FULL
 from tests.damage.peak import Peak
 from tests.model.mutate import mutants
@@ -32,7 +32,7 @@ def test_mutants(model: str, seed: int, count: int, tmp_path: Path) -> None:
         path.write_text(mutant)
         start = time.process_time()
         try:
-            build_graph(load_model(path), 1, 4)
+            build_graph(load_description(path), 1, 4)
             outcomes[True] += 1
         except InputError as error:
             unplaced += [d.message for d in error.diagnostics if d.span is None]

@@ -13,19 +13,19 @@ from gptc.ir.analysis import buffers
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.text import parse_graph, print_graph
-from gptc.model import Model, build_graph, load_model
+from gptc.model import Description, build_graph, load_description
 
 MODELS = Path(__file__).parents[2] / "models"
 Weights = dict[str, NDArray[np.float64]]
 
 
 @pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load_model(MODELS / "gpt2-124m.yaml")
+def gpt2() -> Description:
+    return load_description(MODELS / "gpt2-124m.yaml")
 
 
 @pytest.fixture(scope="module")
-def graph(gpt2: Model) -> Graph:
+def graph(gpt2: Description) -> Graph:
     return build_graph(gpt2, batch=4, seq=64)
 
 
@@ -40,7 +40,7 @@ def graph(gpt2: Model) -> Graph:
 )
 def test_parameter_counts(name: str, stored: int, real: int) -> None:
     """What llm.c prints, and the same without the padding of the vocabulary."""
-    model = load_model(MODELS / f"{name}.yaml")
+    model = load_description(MODELS / f"{name}.yaml")
     assert model.name == name
     assert model.parameter_count == stored
     assert sum(int(np.prod(p.valid)) for p in model.params) == real
@@ -48,7 +48,7 @@ def test_parameter_counts(name: str, stored: int, real: int) -> None:
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_model_builds(path: Path) -> None:
-    model = load_model(path)
+    model = load_description(path)
     assert model.name == path.stem
     made = build_graph(model, 2, 16)
     assert parse_graph(print_graph(made)) == made
@@ -56,7 +56,7 @@ def test_every_shipped_model_builds(path: Path) -> None:
 
 
 @pytest.mark.llmc(check="K2")
-def test_order_of_random_draws(gpt2: Model) -> None:
+def test_order_of_random_draws(gpt2: Description) -> None:
     """llm.c draws wte, wpe, then qkv, proj, fc, fc_proj of each layer."""
     drawn = [p.name for p in gpt2.params if p.init.startswith("normal")]
     layer = ["qkv.w", "proj.w", "fc.w", "fc_proj.w"]
@@ -64,7 +64,7 @@ def test_order_of_random_draws(gpt2: Model) -> None:
 
 
 @pytest.mark.llmc(check="K2")
-def test_initial_values(gpt2: Model) -> None:
+def test_initial_values(gpt2: Description) -> None:
     params = {p.name: p for p in gpt2.params}
     assert params["wte"].init == params["wpe"].init == params["h.3.fc.w"].init == "normal(0.02)"
     assert params["h.3.proj.w"].init == params["h.11.fc_proj.w"].init == f"normal({0.02 / 24**0.5!r})"
@@ -72,7 +72,7 @@ def test_initial_values(gpt2: Model) -> None:
     assert {p.init for p in gpt2.params if ".ln_" in p.name and p.name.endswith(".w")} == {"ones"}
 
 
-def test_padding_and_decay(gpt2: Model) -> None:
+def test_padding_and_decay(gpt2: Description) -> None:
     wte = gpt2.params[0]
     assert (wte.shape, wte.valid) == ((50304, 768), (50257, 768))
     assert str(wte.shape) == "(Vp=50304, C=768)"
@@ -80,7 +80,7 @@ def test_padding_and_decay(gpt2: Model) -> None:
     assert all(p.decay == (len(p.shape) == 2) for p in gpt2.params)
 
 
-def test_buffers_say_what_the_model_says(gpt2: Model, graph: Graph) -> None:
+def test_buffers_say_what_the_model_says(gpt2: Description, graph: Graph) -> None:
     found = [(b.op.key, b.op.shape, b.op.init, b.op.valid, b.op.decay) for b in buffers(graph).values()]  # type: ignore[attr-defined]
     assert found == [(p.name, p.shape, p.init, p.valid, p.decay) for p in gpt2.params]
     assert all(node.name == param.name for node, param in zip(buffers(graph).values(), gpt2.params, strict=True))
@@ -120,7 +120,7 @@ def test_names_places_and_origins(graph: Graph) -> None:
         assert node.span.file.endswith("gpt2-124m.yaml")
 
 
-def test_without_loss(gpt2: Model) -> None:
+def test_without_loss(gpt2: Description) -> None:
     """The graph of an inference program has no targets, and all the parameters."""
     made = build_graph(gpt2, 1, 8, with_loss=False)
     assert [o.name for o in made.outputs] == ["logits"]
@@ -165,7 +165,7 @@ def reference_loss(weights: Weights, tokens: NDArray[np.int32], targets: NDArray
 
 def test_forward_equals_numpy() -> None:
     """The whole graph, in float64, against the model written out by hand."""
-    model = load_model(MODELS / "gpt2-nano.yaml", ["dims.L=2", "dims.C=24", "dims.H=3", "dims.T=12", "dims.V=19"])
+    model = load_description(MODELS / "gpt2-nano.yaml", ["dims.L=2", "dims.C=24", "dims.H=3", "dims.T=12", "dims.V=19"])
     rng = np.random.default_rng(7)
     weights = {p.name: rng.normal(0, 0.3, p.shape) for p in model.params}
     tokens, targets = (rng.integers(0, 19, (2, 9), dtype=np.int32) for _ in range(2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptc.errors import GptcError, InputError, StorageError
-from gptc.model import load_model
+from gptc.model import load_description
 from tests.damage.peak import Peak
 
 NANO = (Path(__file__).parents[2] / "models" / "gpt2-nano.yaml").read_text()
@@ -75,7 +75,7 @@ def test_refused(name: str, tmp_path: Path) -> None:
     path.write_bytes(data)
     start, peak = time.process_time(), Peak()
     with pytest.raises(InputError) as caught:
-        load_model(path)
+        load_description(path)
     assert time.process_time() - start < LIMIT
     assert peak.grown() < GROWTH
     text = str(caught.value)
@@ -108,7 +108,7 @@ def test_tags_are_refused(payload: str, place: str, tmp_path: Path, monkeypatch:
     path = tmp_path / "model.yaml"
     path.write_text(place.format(payload) + "\n")
     with pytest.raises(InputError, match=r"not allowed in a model file|not YAML"):
-        load_model(path)
+        load_description(path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.yaml"]
 
 
@@ -143,7 +143,7 @@ def test_python_is_not_evaluated(text: str, tmp_path: Path, monkeypatch: pytest.
     quoted = text.replace("'", "''")
     path.write_text(NANO.replace("gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))", f"'{quoted}'"))
     with pytest.raises(InputError):
-        load_model(path)
+        load_description(path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.yaml"]
 
 
@@ -157,6 +157,6 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("gpt2.yaml/x", "Not a directory", StorageError),
     ):
         with pytest.raises(GptcError) as caught:
-            load_model(path)
+            load_description(path)
         assert message in str(caught.value)
         assert type(caught.value) is kind

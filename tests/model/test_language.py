@@ -11,7 +11,7 @@ import pytest
 from gptc.errors import InputError
 from gptc.ir.graph import Graph, Node
 from gptc.ir.interp import interpret
-from gptc.model import Model, build_graph, json_schema, load_model
+from gptc.model import Description, build_graph, json_schema, load_description
 from gptc.model.functions import FUNCTIONS
 from gptc.model.schema import Train
 from gptc.model.tree import resolve
@@ -26,21 +26,21 @@ graph:
   logits: linear(x, wte)
   loss: cross_entropy(logits, targets)
 """
-Load = Callable[..., Model]
+Load = Callable[..., Description]
 
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
     """Load TINY after replacing parts of it: `load(("old", "new"), ..., overrides=[...])`."""
 
-    def load(*changes: tuple[str, str], overrides: tuple[str, ...] = ()) -> Model:
+    def load(*changes: tuple[str, str], overrides: tuple[str, ...] = ()) -> Description:
         text = TINY
         for old, new in changes:
             assert old in text
             text = text.replace(old, new)
         path = tmp_path / "tiny.yaml"
         path.write_text(text)
-        return load_model(path, overrides)
+        return load_description(path, overrides)
 
     return load
 
@@ -310,7 +310,7 @@ def test_names_are_unique(load: Load) -> None:
 def test_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_bytes(TINY.replace("\n", "\r\n").encode())
-    assert load_model(path).parameter_count == 64
+    assert load_description(path).parameter_count == 64
 
 
 def test_json_schema_lists_the_keys() -> None:

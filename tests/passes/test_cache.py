@@ -11,7 +11,7 @@ from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer
-from gptc.model import build_graph, load_model
+from gptc.model import build_graph, load_description
 from gptc.options import Options
 from gptc.passes import can_cache, recognise
 from gptc.passes.cache import Cache
@@ -99,7 +99,7 @@ def graph_of(folder: Path, params: dict[str, str], statements: tuple[str, ...], 
     body = "".join(f"  {line}\n" for line in statements)
     path = folder / "small.yaml"
     path.write_text(MODEL.format(params=lines.rstrip("\n"), graph=body.rstrip("\n"), bias=" + bias" * bias))
-    built = build_graph(load_model(path), BATCH, LENGTH, with_loss=False)
+    built = build_graph(load_description(path), BATCH, LENGTH, with_loss=False)
     return run_pipeline(built, recognise(Options()), Context())
 
 

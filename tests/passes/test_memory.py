@@ -14,7 +14,7 @@ from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret, interpret_planned
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.verify import verify
-from gptc.model import build_graph, load_model
+from gptc.model import build_graph, load_description
 from gptc.options import Options
 from gptc.passes.lower import Lower
 from gptc.passes.manager import Context
@@ -85,7 +85,7 @@ def test_naive_gives_every_tensor_its_own_place() -> None:
 @pytest.mark.parametrize("micro_steps", [1, 4])
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_shipped_models_need_little_more_than_what_is_alive(path: str, micro_steps: int) -> None:
-    model, options = load_model(path), Options(micro_steps=micro_steps)
+    model, options = load_description(path), Options(micro_steps=micro_steps)
     context = Context(options)
     programs = compiled(build_graph(model, options.batch, options.seq), options, model.train, context)
     _, report = plan_programs(tuple(programs.values()), context)

@@ -19,7 +19,7 @@ from gptc.ir.interp import interpret
 from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.types import DType, TensorType
-from gptc.model import Model, build_graph, load_model
+from gptc.model import Description, build_graph, load_description
 from gptc.options import Options
 from gptc.passes import pipelines
 from gptc.passes.differentiate import GRADIENT, Differentiate
@@ -37,8 +37,8 @@ LR, STEP = 0.01, 3.0
 
 
 @cache
-def tiny() -> Model:
-    return load_model(TINY, ())
+def tiny() -> Description:
+    return load_description(TINY, ())
 
 
 @cache

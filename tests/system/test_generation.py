@@ -12,7 +12,7 @@ from gptc.compiler import Request, plan
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
 from gptc.ir.types import DType
-from gptc.model import build_graph, load_model
+from gptc.model import build_graph, load_description
 from gptc.options import Options
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.generate import Cached, Recomputed, Sampling, generate
@@ -39,7 +39,7 @@ def anew(workshop: Workshop, path: Path, seq: int) -> CpuModel:
 
 def reference_logits(model: CpuModel, ids: Array, share: float = 0.0, seed: int = 0) -> Array:
     """f64[T, V] from the model file, with every weight off by `share` of itself."""
-    graph = build_graph(load_model(TINY), 1, LENGTH, with_loss=False)
+    graph = build_graph(load_description(TINY), 1, LENGTH, with_loss=False)
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {"tokens": ids[None]}
     for param in model.artefact.manifest.params:
@@ -55,7 +55,7 @@ def test_logits_at_every_position(workshop: Workshop, prompt: int) -> None:
     spread_weights(model)
     ids = np.random.default_rng(prompt).integers(0, 61, LENGTH)
     expected = reference_logits(model, ids)
-    share = rounding(build_graph(load_model(TINY), 1, LENGTH, with_loss=False), DType.f32)
+    share = rounding(build_graph(load_description(TINY), 1, LENGTH, with_loss=False), DType.f32)
     moved = [np.abs(reference_logits(model, ids, share, seed) - expected).max(-1) for seed in range(4)]
     source = Cached(model)
     for end in range(prompt, LENGTH + 1):

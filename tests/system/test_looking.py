@@ -13,7 +13,7 @@ import pytest
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
 from gptc.ir.types import DType
-from gptc.model import build_graph, load_model
+from gptc.model import build_graph, load_description
 from gptc.runtime.choices import ChoiceLoader, Question, write_questions
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.data import Data
@@ -47,7 +47,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ques
 def mean_losses(model: CpuModel, questions: Sequence[Question], share: float = 0.0, seed: int = 0) -> Array:
     """f64[N,4] by the model file and the definition of cross entropy, with every weight off by `share` of itself."""
     pairs = [(question.context, ending) for question in questions for ending in question.endings]
-    graph = build_graph(load_model(TINY), len(pairs), SEQ, with_loss=False)
+    graph = build_graph(load_description(TINY), len(pairs), SEQ, with_loss=False)
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {"tokens": np.zeros((len(pairs), SEQ), np.int32)}
     for param in model.artefact.manifest.params:
@@ -70,7 +70,7 @@ def test_choices_are_those_of_numpy(workshop: Workshop, questions: tuple[Path, l
         model.valid(param)[...] *= 4.0
     loader = ChoiceLoader(path, BATCH, SEQ, VOCABULARY)
     expected = mean_losses(model, asked)
-    share = rounding(build_graph(load_model(TINY), 1, SEQ, with_loss=False), DType.f32)
+    share = rounding(build_graph(load_description(TINY), 1, SEQ, with_loss=False), DType.f32)
     bound = max(float(np.abs(mean_losses(model, asked, share, seed) - expected).max()) for seed in range(2))
     found = endings(model, loader)
     assert np.abs(np.reshape(found, (-1, 4)) - expected).max() <= bound
