@@ -83,7 +83,7 @@ def test_a_bug_says_where_its_details_are(home: Path) -> None:
     code = (
         "import sys, gptc.model\n"
         "def broken(*_): raise ZeroDivisionError('of course')\n"
-        "gptc.model.load_model = broken\n"
+        "gptc.model.load_description = broken\n"
         "from gptc.cli import main\n"
         "sys.argv = ['gptc', 'show', 'graph', 'x.yaml']\n"
         "main()"
