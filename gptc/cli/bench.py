@@ -200,7 +200,6 @@ def _load(job: Job, output: Output, threads: int | None) -> tuple[Model, Probe |
     from gptc.runtime.model import load_model
 
     compiled, built = compile_and_build(job, output)
-    assert built is not None
     model = load_model(compiled.artefact, built.library, threads)
     return model, build_probe(job.request.options, compiled.artefact.manifest.build)
 

@@ -30,7 +30,8 @@ def compile_(
     options = replace(job.request.options, sanitize=sanitize)
     job = replace(job, request=replace(job.request, options=options))
     start = time.perf_counter()
-    compiled, built = compile_and_build(job, output, build, runs=False)
+    compiled = compile_job(job, output)
+    built = build_job(compiled, output) if build else None
     took = time.perf_counter() - start
     _print(output, compiled, built)
     output.line(f"{'found in the cache' if compiled.cached else 'done'} in {seconds(took)}: {compiled.artefact.folder}")
@@ -39,30 +40,37 @@ def compile_(
     output.result(compiled.summary | where | library)
 
 
-def compile_and_build(job: Job, output: Output, build: bool = True, runs: bool = True) -> tuple[Compiled, Built | None]:
-    """Run the compiler, then the C compiler, with progress.
+def compile_and_build(job: Job, output: Output) -> tuple[Compiled, Built]:
+    """Run the compiler, then the C compiler, for what is to run here."""
+    compiled = compile_job(job, output)
+    for remark in _remarks(compiled.summary):
+        output.line(remark)
+    if compiled.artefact.manifest.target == "cuda":
+        _check_gpu(job, compiled, output)  # what does not fit need not be built
+    return compiled, build_job(compiled, output)
 
-    What is to run here must fit into the GPU's memory: that is told in between.
-    """
+
+def compile_job(job: Job, output: Output) -> Compiled:
+    """Run the compiler, with progress."""
     from gptc.cli.output import Ticker
-    from gptc.compiler import build_model, compile_model
+    from gptc.compiler import compile_model
 
     if job.chosen:
         output.line(job.chosen)
     with Ticker(output, "compiling"):
-        compiled = compile_model(job.request, job.out)
-    if runs:
-        for remark in _remarks(compiled.summary):
-            output.line(remark)
-    if runs and compiled.artefact.manifest.target == "cuda":
-        _check_gpu(job, compiled, output)
-    if not build:
-        return compiled, None
+        return compile_model(job.request, job.out)
+
+
+def build_job(compiled: Compiled, output: Output) -> Built:
+    """Run the C compiler, with progress; the summary is told how long it took."""
+    from gptc.cli.output import Ticker
+    from gptc.compiler import build_model
+
     start = time.perf_counter()
     with Ticker(output, "building unit") as ticker:
         built = build_model(compiled, progress=ticker)
     compiled.summary["seconds"]["build"] = time.perf_counter() - start
-    return compiled, built
+    return built
 
 
 def for_inference(job: Job) -> Job:

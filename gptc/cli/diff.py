@@ -17,7 +17,6 @@ def diff(job: Job, threads: Threads = None, json: Json = False) -> None:
 
     output = Output(json)
     compiled, built = compile_and_build(job, output)
-    assert built is not None
     start = time.perf_counter()
     with Ticker(output, "comparing call") as ticker:
         agreement = check_artefact(

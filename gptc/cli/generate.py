@@ -41,7 +41,6 @@ def generate(
     output = Output(json)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, SEED if seed is None else seed)
     compiled, built = compile_and_build(for_inference(job), output)
-    assert built is not None
     manifest = compiled.artefact.manifest
     codec = load_tokenizer(tokenizer or manifest.tokenizer)
     model = load_model(compiled.artefact, built.library, threads)

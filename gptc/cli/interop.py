@@ -104,5 +104,4 @@ def _tell(output: Output, model: Gpt2, written: list[Path]) -> None:
     )
     for path in written:
         output.line(f"written: {path}")
-    dims = {"V": sizes.vocab, "T": sizes.positions, "L": sizes.layers, "H": sizes.heads, "C": sizes.channels}
-    output.result({"written": [str(path) for path in written], "dims": dims, "tokenizer": model.tokenizer})
+    output.result({"written": [str(path) for path in written], "dims": sizes.dims, "tokenizer": model.tokenizer})

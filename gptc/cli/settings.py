@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from gptc.cli.output import size
 from gptc.cli.peak import flops_per_token, peak_flops
+from gptc.runtime.data import STANDARD_LIBRARY
 from gptc.runtime.events import Began
 from gptc.runtime.init import SEED
 
 if TYPE_CHECKING:
     from gptc.cli.flags import Job
-    from gptc.cli.train import Flags
+    from gptc.cli.train_flags import TrainFlags
     from gptc.compiler import Compiled
     from gptc.runtime.data import Data
     from gptc.runtime.loader import Loader
     from gptc.runtime.settings import TrainSettings
     from gptc.runtime.world import World
 
-DEFAULT_DATA = "the Python standard library"
 ELSEWHERE = ("data", "steps", "lr", "tokenizer", "ranks", "plain")
 """Flags that the table has in another place, or that change nothing that it tells of."""
 Row = tuple[str, str, str]
 """Name, value, and where the value is from: the command line, a line of the model file, or gptc's default."""
 
 
-def beginning(compiled: Compiled, job: Job, flags: Flags, data: Data, world: World) -> Began:
+def beginning(compiled: Compiled, job: Job, flags: TrainFlags, data: Data, world: World) -> Began:
     """The run before its first step: all settings, and what the machine can do.
 
     The leading rank alone measures; the others wait, and report nothing.
@@ -41,7 +41,7 @@ def beginning(compiled: Compiled, job: Job, flags: Flags, data: Data, world: Wor
     return Began(0, manifest.model, tuple(rows), flops_per_token(compiled.artefact), peak)
 
 
-def settings_table(compiled: Compiled, job: Job, flags: Flags, data: Data, ranks: int) -> list[Row]:
+def settings_table(compiled: Compiled, job: Job, flags: TrainFlags, data: Data, ranks: int) -> list[Row]:
     """Every setting with its origin, then what follows from them: sizes of the model, the data and the memory."""
     manifest, train, origins = compiled.artefact.manifest, compiled.summary["train"], compiled.summary["origins"]
     sizes = {"batch": manifest.dims["B"], "seq": manifest.dims["T"], "micro_steps": manifest.micro_steps}
@@ -61,12 +61,12 @@ def settings_table(compiled: Compiled, job: Job, flags: Flags, data: Data, ranks
 
     values = train | told | sizes  # None is a constant of another optimizer
     rows = [(name, str(value), origin(name)) for name, value in values.items() if value is not None]
-    rows += [("data", data.source, "default" if data.source == DEFAULT_DATA else "--data"), *_flags(flags)]
+    rows += [("data", data.source, "default" if data.source == STANDARD_LIBRARY else "--data"), *_flags(flags)]
     facts = _facts(compiled, job, data, ranks, total, values["steps"])
     return rows + [(name, value, "") for name, value in facts.items()]
 
 
-def _flags(flags: Flags) -> list[Row]:
+def _flags(flags: TrainFlags) -> list[Row]:
     """What else was asked for on the command line, or would have been."""
     rows = []
     for field in fields(flags):

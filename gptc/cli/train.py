@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gptc.cli.flags import Data, Job, Json, Plain, Seed, Threads, TokenizerName, choice, compiles
+from gptc.cli.flags import Job, Json, compiles
+from gptc.cli.train_flags import TrainFlags
 
 if TYPE_CHECKING:
     from gptc.cli.events import Watch
@@ -30,67 +31,15 @@ CHECKPOINTS = "checkpoints"
 NOTICE = "\nstopping: a checkpoint is written first; a second signal ends this at once\n"
 
 
-@dataclass(frozen=True)
-class Flags:
-    """What a run is told, beside how its model is compiled."""
-
-    data: Data = None
-    val_data: Annotated[Path | None, typer.Option(help="What to validate on (default: a part of the data).")] = None
-    tokenizer: TokenizerName = None
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates to make (default: the model's).")] = None
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate (default: the model's).")] = None
-    overfit_batch: Annotated[
-        bool, typer.Option("--overfit-batch", help="Learn in every step what the first one learns.")
-    ] = False
-    val_every: Annotated[int, typer.Option(min=0, help="Steps between validations; 0: only at the end.")] = 50
-    val_batches: Annotated[int, typer.Option(min=1, help="Batches of a validation, at most.")] = 20
-    sample_every: Annotated[int, typer.Option(min=0, help="Steps between samples of what it writes; 0: none.")] = 0
-    sample_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a sample.")] = 64
-    prompt: Annotated[str | None, typer.Option(help="What samples begin with (default: the end of a text).")] = None
-    hellaswag: Annotated[
-        Path | None, typer.Option("--hellaswag", help="Questions with four endings to choose from, in llm.c's format.")
-    ] = None
-    hellaswag_every: Annotated[
-        int, typer.Option("--hellaswag-every", min=0, help="Steps between answers; 0: only at the end.")
-    ] = 0
-    run: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")] = None
-    weights: Annotated[Path | None, typer.Option(help="Begin with these weights (default: random ones).")] = None
-    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0: only when stopped.")] = 0
-    keep_last: Annotated[int, typer.Option(min=0, help="Keep so many of the newest checkpoints; 0: all.")] = 3
-    keep_every: Annotated[int, typer.Option(min=0, help="Also keep those of every so many steps.")] = 0
-    resume: Annotated[str | None, typer.Option(help="Go on from a checkpoint: auto, STEP or a folder.")] = None
-    allow_change: Annotated[
-        str, typer.Option(metavar="NAMES", help="Settings that may differ from the checkpoint's; or all.")
-    ] = ""
-    ranks: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the work, each with its own --batch, through MPI.")
-    ] = None
-    zero: Annotated[
-        int, typer.Option(min=0, max=1, help="1: ranks divide the optimizer's state among them (ZeRO, stage 1).")
-    ] = 0
-    collectives: Annotated[
-        str | None,
-        typer.Option(
-            help="What carries gradients between GPUs: nccl; host: its memory and MPI, slow, for ranks that share "
-            "a GPU and to find faults (default: nccl).",
-            parser=choice("nccl", "host"),
-        ),
-    ] = None
-    check_ranks_every: Annotated[int, typer.Option(min=0, help="Steps between looks whether ranks agree.")] = 100
-    threads: Threads = None
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")] = False
-    plain: Plain = False
-    seed: Seed = None
-
-
 @compiles("train")
-def train(job: Job, flags: Flags, json: Json = False) -> None:
+def train(job: Job, flags: TrainFlags, json: Json = False) -> None:
     """Train a model and save its weights.  SIGINT and SIGTERM end it with a checkpoint."""
     from gptc.cli.compile import compile_and_build
     from gptc.cli.events import Watch
     from gptc.cli.output import Output
     from gptc.cli.ranks import distributed, join_job, start_ranks, threads_of, whole
     from gptc.cli.settings import beginning, decisive
+    from gptc.runtime.atomic import make_folder
     from gptc.runtime.history import History
     from gptc.runtime.init import SEED
     from gptc.runtime.interrupt import Interrupt
@@ -109,7 +58,6 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
     with Interrupt("" if rank else NOTICE, patient=size > 1 and world is not None) as interrupt:
         with interrupt.breakable():
             compiled, built = compile_and_build(job, output)
-            assert built is not None
             manifest = compiled.artefact.manifest
             folder = flags.run or Path("runs") / manifest.model
             settings = _settings(flags, flags.steps or compiled.summary["train"]["steps"], folder)
@@ -121,7 +69,7 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
             leads = world is not None and world.leads
             sampler = _sampler(flags, job, codec, threads, output, leads) if flags.sample_every else None
             schedule_of(compiled.artefact, settings)  # a rate that cannot be is told before anything is written
-            _make(folder)
+            make_folder(folder)
         if world is not None:
             assert model is not None
             began = beginning(compiled, job, flags, corpus, world)
@@ -137,7 +85,7 @@ def train(job: Job, flags: Flags, json: Json = False) -> None:
     _conclude(summary, folder, compiled, output)
 
 
-def _settings(flags: Flags, steps: int, folder: Path) -> TrainSettings:
+def _settings(flags: TrainFlags, steps: int, folder: Path) -> TrainSettings:
     from gptc.runtime.settings import TrainSettings
 
     return TrainSettings(
@@ -147,7 +95,7 @@ def _settings(flags: Flags, steps: int, folder: Path) -> TrainSettings:
     )  # fmt: skip
 
 
-def _corpus(flags: Flags, manifest: Manifest, codec: str, rank: int, size: int) -> Corpus:
+def _corpus(flags: TrainFlags, manifest: Manifest, codec: str, rank: int, size: int) -> Corpus:
     """What a rank learns from, and what it is examined with."""
     from gptc.runtime.choices import ChoiceLoader
     from gptc.runtime.data import open_data
@@ -159,7 +107,9 @@ def _corpus(flags: Flags, manifest: Manifest, codec: str, rank: int, size: int) 
     return replace(corpus, choices=ChoiceLoader(flags.hellaswag, *shape, rank, size))
 
 
-def _sampler(flags: Flags, job: Job, codec: str, threads: int | None, output: Output, leads: bool) -> Sampler | None:
+def _sampler(
+    flags: TrainFlags, job: Job, codec: str, threads: int | None, output: Output, leads: bool
+) -> Sampler | None:
     """What writes samples: the first rank alone does, but all compile it, so that none waits long for another."""
     from gptc.cli.compile import compile_and_build, for_inference
     from gptc.runtime.model import load_model
@@ -167,7 +117,6 @@ def _sampler(flags: Flags, job: Job, codec: str, threads: int | None, output: Ou
     from gptc.runtime.tokenizer import load_tokenizer
 
     compiled, built = compile_and_build(replace(for_inference(job), chosen=""), output)
-    assert built is not None
     if not leads:
         return None
     model = load_model(compiled.artefact, built.library, threads)
@@ -233,13 +182,3 @@ def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output
         "steps": summary.steps, "loss": summary.loss, "val_loss": summary.val_loss, "seconds": summary.seconds,
         "tokens_per_second": speed, "peak_rss": peak,
     })  # fmt: skip
-
-
-def _make(folder: Path) -> None:
-    """Make the folder, if it is not there."""
-    from gptc.errors import StorageError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError.of(f"{folder}: cannot make this folder: {error.strerror}") from None

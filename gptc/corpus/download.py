@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gptc.errors import GptcError, InputError, StorageError
+from gptc.runtime.atomic import make_folder
 from gptc.runtime.hashing import file_hash
 
 ATTEMPTS = 5
@@ -46,10 +47,7 @@ def download(remote: Remote, folder: Path, report: Report) -> Path:
     StorageError where it cannot be had, or is not the one with this hash.
     """
     path, partial = folder / remote.name, folder / f"{remote.name}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError.of(f"{folder}: cannot write: {error.strerror}") from None
+    make_folder(folder)
     if not path.exists():
         _retry(lambda: _transfer(remote, partial, report), remote.url, partial)
         _check(partial, remote)

@@ -90,6 +90,14 @@ def append(path: Path, data: bytes) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """A folder and those above it, where they are not there yet.  An OSError becomes a StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError.of(f"{path}: cannot make this folder: {error.strerror}") from None
+
+
 def fresh_folder(path: Path) -> None:
     """An empty folder, whatever was there before."""
     remove(path)

@@ -16,6 +16,8 @@ from gptc.runtime.loader import SHUFFLE_SEED, Loader, beyond_vocabulary, whose_b
 from gptc.runtime.shard import Memory, Shard, Tokens, is_shard, open_shard
 from gptc.runtime.tokenizer import load_tokenizer
 
+STANDARD_LIBRARY = "the Python standard library"
+"""What the data are called where none are named."""
 DEFAULT_BYTES = 4 << 20  # of the default corpus: enough to learn from, read and encoded in half a second
 NOT_PROSE = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
 VAL_SHARE = 10  # one token in ten, the last ones
@@ -44,7 +46,7 @@ def open_data(
     Raises InputError where there are too few tokens for a batch on either side of the split, where the data has
     another tokenizer than the model, or where an id is beyond `vocab`.
     """
-    source = str(path) if path else "the Python standard library"
+    source = str(path) if path else STANDARD_LIBRARY
     train: Sequence[Tokens]
     check: Sequence[Tokens] = ()
     if path is not None and path.is_dir():
@@ -81,7 +83,7 @@ def read_text(path: Path | None, tokenizer: str) -> Memory:
     """The ids of a text file, or (None) of the Python standard library."""
     codec = load_tokenizer(tokenizer)
     if path is None:
-        return Memory(codec.encode(standard_library()), "the Python standard library")
+        return Memory(codec.encode(standard_library()), STANDARD_LIBRARY)
     if not path.is_file():
         problem = "not a regular file" if path.exists() else "no such file"
         raise InputError.of(f"{path}: {problem}", None, "--data takes text, token shards, or a folder of them")

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None
     (tmp_path / "file.bin.partial").mkdir()
     with pytest.raises(StorageError, match=r"file\.bin\.partial: cannot write"):
         download(remote(server), tmp_path, lambda *now: None)
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot make this folder"):
         download(remote(server), tmp_path / "file/folder", lambda *now: None)
 
 

@@ -36,6 +36,11 @@ class Sizes:
     heads: int
     channels: int
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """As gptc's models name them."""
+        return {"V": self.vocab, "T": self.positions, "L": self.layers, "H": self.heads, "C": self.channels}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor and its shape, in the order of gptc's models."""
         c = self.channels
@@ -113,9 +118,8 @@ def write_weights(path: Path, model: Gpt2) -> None:
 
 
 def metadata(model: Gpt2) -> dict[str, str]:
-    sizes = model.sizes
-    dims = {"V": sizes.vocab, "T": sizes.positions, "L": sizes.layers, "H": sizes.heads, "C": sizes.channels}
-    about = {"model": "gpt2", "dims": json.dumps(dims), "step": str(model.step)}
+    """What a file of weights says about itself."""
+    about = {"model": "gpt2", "dims": json.dumps(model.sizes.dims), "step": str(model.step)}
     return about | ({"tokenizer": model.tokenizer} if model.tokenizer else {})
 
 

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import replacing, write_file
+from gptc.errors import InputError
+from gptc.runtime.atomic import make_folder, replacing, write_file
 from gptc.runtime.bounded import read_bounded
 from gptc.runtime.interop.gpt2 import EPSILON, MAX_LAYERS, Gpt2, Sizes, gpt2, read_safetensors
 from gptc.runtime.tensorfile import pieces
@@ -62,10 +62,7 @@ def write_model(folder: Path, model: Gpt2, dtype: str = "f32") -> None:
     for ours, theirs in model.sizes.names(NAMES).items():
         value = model.tensors[ours].T if _is_transposed(ours) else model.tensors[ours]
         tensors[PREFIX + theirs] = value.astype(DTYPES[dtype], copy=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError.of(f"{folder}: cannot make this folder: {error.strerror}") from None
+    make_folder(folder)
     with replacing(folder / MODEL) as temporary:
         write_file(temporary, pieces(tensors, {"format": "pt"}))
     with replacing(folder / CONFIG) as temporary:

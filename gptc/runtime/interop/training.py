@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptc import __version__
-from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import fresh_folder, write_file
+from gptc.errors import InputError
+from gptc.runtime.atomic import fresh_folder, make_folder, write_file
 from gptc.runtime.checkpoint import WEIGHTS, Checkpoint, Moment, state_file, whole, write_manifest
 from gptc.runtime.interop import llmc
 from gptc.runtime.interop.gpt2 import Gpt2, Tensors, gpt2, metadata, read_weights
@@ -44,9 +45,8 @@ def write_checkpoint(folder: Path, model: Gpt2, moments: llmc.State, rows: int) 
         WEIGHTS: write_file(folder / WEIGHTS, pieces(model.tensors, metadata(model))),
         name: write_file(folder / name, pieces({key: part.reshape(-1) for key, part in state.items()}, {})),
     }
-    sizes = model.sizes
-    dims = {"V": sizes.vocab, "T": sizes.positions, "L": sizes.layers, "H": sizes.heads, "C": sizes.channels}
-    origin = {"gptc": __version__, "model": "gpt2", "tokenizer": model.tokenizer or "", "code": "", "dims": dims}
+    origin: dict[str, Any] = {"gptc": __version__, "model": "gpt2", "dims": model.sizes.dims}
+    origin |= {"tokenizer": model.tokenizer or "", "code": ""}
     moment = Moment(moments.step, {}, {"step": moments.step, "loss": None})
     write_manifest(folder, origin, moment, files, {key: whole(part, name) for key, part in state.items()})
 
@@ -65,10 +65,7 @@ def write_pair(checkpoint: Checkpoint, folder: Path, dtype: str) -> tuple[Path, 
     rows = state["wte.m"].shape[0]
     flat = [_flat(_moments(checkpoint, suffix, model), model, rows) for suffix in MOMENTS]
     master = None if dtype == "f32" else _flat(model.tensors, model, rows)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError.of(f"{folder}: cannot make this folder: {error.strerror}") from None
+    make_folder(folder)
     paths = folder / f"model_{checkpoint.step:08d}.bin", folder / f"state_{checkpoint.step:08d}_00000.bin"
     llmc.write_model(paths[0], model, dtype, rows)
     rng = FIRST_RNG
