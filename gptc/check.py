@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gptc.bounds import bounded
 from gptc.errors import Diagnostic, NumericsError, StorageError
@@ -200,16 +201,18 @@ class _Watch:
         node = self.graph.producer[value.name]
         if isinstance(node.op, Constant):
             return node.op.eval()[0]
-        place, dtype = self.graph.plan[value.name], value.type.dtype.numpy
-        memory = self.model.segment(place.segment)  # type: ignore[arg-type]
+        dtype = value.type.dtype.numpy
         steps = tuple(s * dtype.itemsize for s in value.type.steps)
-        return np.ndarray(tuple(map(int, value.type.shape)), dtype, memory.data, place.offset, steps)
+        return np.ndarray(tuple(map(int, value.type.shape)), dtype, self._bytes(value).data, 0, steps)
 
     def _sum(self, value: Value) -> int:
         """A checksum over the memory that a value covers."""
+        return zlib.crc32(self._bytes(value).data)
+
+    def _bytes(self, value: Value) -> NDArray[np.uint8]:
+        """What lies from a value's first element to its last."""
         place, kind = self.graph.plan[value.name], value.type
-        memory: np.ndarray[Any, Any] = self.model.segment(place.segment)  # type: ignore[arg-type]
-        return zlib.crc32(memory[place.offset : place.offset + kind.span * kind.dtype.size].data)
+        return self.model.peek(place.segment, place.offset, kind.span * kind.dtype.size)  # type: ignore[arg-type]
 
 
 _CLOBBERED = ("another call has written into its memory: the plan lets two live tensors overlap, or a kernel writes "
