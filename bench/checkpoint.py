@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.peers import publish
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.events import Saved, Trouble
 from gptc.runtime.history import History

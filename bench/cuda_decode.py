@@ -23,8 +23,9 @@ import numpy as np
 
 from bench.cuda import ROOT, probe
 from bench.peers import publish
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.cuda import CudaModel
 from gptc.runtime.decoding import Decoding

@@ -21,8 +21,9 @@ import torch
 
 from bench.cuda import probe
 from bench.peers import publish
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.cuda import CudaModel
 from gptc.runtime.device import driver

@@ -28,8 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import cublaslt
 from bench.peers import publish
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 
 FORMS = {"nt": "forward", "nn": "dX", "tn": "dW"}

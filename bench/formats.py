@@ -14,8 +14,9 @@ import math
 import sys
 from pathlib import Path
 
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.data import open_data
 from gptc.runtime.events import Event, Step

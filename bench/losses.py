@@ -19,8 +19,9 @@ import torch
 
 from bench.peers import publish
 from bench.torch_gpt2 import SIZES, Trainer
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.data import open_data
 from gptc.runtime.init import initialise

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.peers import publish
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.generate import Cached

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from bench.peers import publish
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.dist import MpiWorld, join
 from gptc.runtime.job import launcher

@@ -11,17 +11,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptc.errors import GptcError
+from gptc.request import Request
 from gptc.resources import template_dir
 from gptc.runtime.artefact import Artefact, open_artefact
 from gptc.runtime.cache import Cache
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.tuning import Tuning
-
-if TYPE_CHECKING:
-    from gptc.compiler import Request
 
 RECORD = "record.json"
 

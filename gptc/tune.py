@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.compiler import Planned, Request, emit_model, lower, plan
+from gptc.compiler import Planned, emit_model, lower, plan
 from gptc.errors import InputError
+from gptc.request import Request
 from gptc.runtime.build import build
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel

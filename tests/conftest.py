@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from gptc.codegen.target import describe
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gptc.accumulation import Asked, micro_steps
-from gptc.compiler import Request, bind
 from gptc.errors import InputError
 from gptc.model import load_description
 from gptc.options import Options
+from gptc.request import Request, bind
 from tests.conftest import TINY
 
 FLAGS = ("--micro-steps", "--total-batch")

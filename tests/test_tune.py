@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import gptc.tune
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.errors import InputError, ToolMissing
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.profile import TrainingStep

@@ -12,7 +12,8 @@ from gptc.cli.flags import Job, Json, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
-    from gptc.compiler import Compiled, Request
+    from gptc.compiler import Compiled
+    from gptc.request import Request
     from gptc.runtime.build import Built
 
 

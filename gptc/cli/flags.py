@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from gptc.compiler import Request
+    from gptc.request import Request
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 Data = Annotated[
@@ -151,8 +151,8 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
 
 
 def _job(model: Path, mode: str, **flags: Any) -> Job:
-    from gptc.compiler import Request
     from gptc.options import Options
+    from gptc.request import Request
 
     target, chosen = auto_target(flags["precision"]) if flags["target"] == "auto" else (flags["target"], "")
     options = Options(

@@ -14,10 +14,11 @@ import pytest
 from gptc.codegen.artefact import Emitted
 from gptc.codegen.program import Identifiers, enumerators, wrap
 from gptc.codegen.write import write_artefact
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.errors import StorageError
 from gptc.ir.ops.shape import View
 from gptc.ir.text import parse_graphs
+from gptc.request import Request
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise

@@ -16,7 +16,7 @@ from gptc.codegen.gpu_probe import gpu_probe
 from gptc.codegen.render import contract, cuda_headers, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import CUDA_FLAGS, Target, describe_cuda
-from gptc.compiler import Compiled, Request, compile_model
+from gptc.compiler import Compiled, compile_model
 from gptc.errors import InputError, ToolMissing
 from gptc.ir.body import body
 from gptc.ir.graph import Node
@@ -26,6 +26,7 @@ from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Row
 from gptc.ir.ops.shape import Concat
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir, template_dir
 from gptc.runtime.cache import Cache
 from tests.codegen.native import nodes_with_kernels, region, sample_graph

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from gptc.cli import app
 from gptc.cli.flags import auto_target
 from gptc.codegen.target import describe_cuda
-from gptc.compiler import Request, plan
+from gptc.compiler import plan
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime import device
 from gptc.runtime.artefact import open_artefact
 from gptc.runtime.calls import planned

@@ -13,13 +13,14 @@ from gptc.codegen.kernel import Call
 from gptc.codegen.render import render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import CUDA_FLAGS, Target
-from gptc.compiler import Request, plan
+from gptc.compiler import plan
 from gptc.ir.body import Body, body
 from gptc.ir.graph import Node
 from gptc.ir.ops.cache import AttentionCached, CacheAppend
 from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Gemm
 from gptc.options import Options
+from gptc.request import Request
 from tests.codegen.native import apply
 from tests.conftest import TINY
 from tests.cuda.kernel_compiler import compile_kernel, needs_nvcc, untidy

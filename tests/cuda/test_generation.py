@@ -10,7 +10,7 @@ import pytest
 
 from gptc.bounds import bounded
 from gptc.check import check_model
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.ir.body import Body, body
 from gptc.ir.graph import Node, Value
 from gptc.ir.ops.cache import AttentionCached, CacheAppend
@@ -18,6 +18,7 @@ from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Gemm
 from gptc.ir.text import parse_type
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.cache import Cache
 from gptc.runtime.cuda import CudaModel

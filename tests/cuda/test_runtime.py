@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.errors import InputError, NumericsError, ToolMissing
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
 from gptc.runtime.cuda import CudaModel, check_gpu

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
 from tests.cuda.device import needs_device

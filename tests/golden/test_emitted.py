@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from gptc.codegen.target import describe
-from gptc.compiler import Request, compile_model
+from gptc.compiler import compile_model
 from gptc.errors import InputError
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.cache import Cache
 from tests.system.workshop import TINY

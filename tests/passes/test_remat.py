@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptc.compiler import Request, plan, within_budget
+from gptc.compiler import plan, within_budget
 from gptc.errors import InputError
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
@@ -19,6 +19,7 @@ from gptc.passes.precision import Precision
 from gptc.passes.recognise import Recognise
 from gptc.passes.remat import Remat, blocks
 from gptc.passes.simplify import Simplify
+from gptc.request import Request
 from tests.passes.gpt2 import Gpt2, feeds
 
 NANO = Path(__file__).parents[2] / "models" / "gpt2-nano.yaml"

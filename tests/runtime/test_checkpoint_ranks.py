@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.errors import InputError
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cache import Cache
 from gptc.runtime.checkpoint import state_file
 from gptc.runtime.cpu import CpuModel

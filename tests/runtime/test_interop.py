@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.errors import InputError
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.generate import Cached, Sampling, generate

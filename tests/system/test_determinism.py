@@ -23,7 +23,8 @@ from tests.system.workshop import NANO, NEEDS_BF16, TINY, Workshop
 EMIT = """
 import sys
 from pathlib import Path
-from gptc.compiler import Request, compile_model
+from gptc.compiler import compile_model
+from gptc.request import Request
 from gptc.options import Options
 from gptc.runtime.cache import Cache
 root = Path(sys.argv[1])

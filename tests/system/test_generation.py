@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from gptc.check import check_artefact
-from gptc.compiler import Request, plan
+from gptc.compiler import plan
 from gptc.ir.interp import interpret
 from gptc.ir.op import Array
 from gptc.ir.types import DType
 from gptc.model import build_graph, load_description
 from gptc.options import Options
+from gptc.request import Request
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.generate import Cached, Recomputed, Sampling, generate
 from tests.system.reference import rounding

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gptc.cli.peak import flops_per_token
-from gptc.compiler import Request, plan
+from gptc.compiler import plan
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from tests.system.workshop import NANO, Workshop
 

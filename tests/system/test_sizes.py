@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gptc.check import check_artefact
-from gptc.compiler import Request, build_model, compile_model
+from gptc.compiler import build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from tests.cli.command import gptc, one_object
 from tests.system.workshop import NEEDS_BF16, STRICT, TINY, Workshop
 

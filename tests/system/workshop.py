@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from gptc.codegen.target import describe
-from gptc.compiler import Compiled, Request, build_model, compile_model
+from gptc.compiler import Compiled, build_model, compile_model
 from gptc.options import Options
+from gptc.request import Request
 from gptc.resources import models_dir
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cache import Cache
