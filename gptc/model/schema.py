@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from gptc.errors import Span, did_you_mean
 from gptc.model import tree
 from gptc.model.source import Report, quoted
+from gptc.rates import RATES
 
 
 def _number_as_text(value: Any) -> Any:
@@ -106,16 +107,6 @@ class Block(BaseModel):
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
-RATES = {
-    "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1},
-    "adam": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
-    "sgd": {"momentum": 0.9, "weight_decay": 0.0},
-    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1},
-    "tiger": {"beta1": 0.96875},
-}
-"""Optimizer -> its constants and their defaults: those of llm.c, HPC-GPT2, PyTorch, the paper, wyGPT."""
 
 
 def _rounding(data: Mapping[str, Any]) -> Literal["nearest", "stochastic"]:

@@ -34,7 +34,7 @@ class Parameter:
 
 
 Rates = Mapping[str, float]
-"""Those of `OPTIMIZERS` that the optimizer has."""
+"""The constants of the optimizer, as `gptc.rates` names them."""
 New = dict[str, Value]
 """Suffix of a buffer -> its new value: empty for the parameter, `.m` for the state m, `.bf16` for a copy."""
 Rule = Callable[[Builder, Parameter, Rates, str], New]
@@ -80,11 +80,11 @@ def _stored(b: Builder, p: Parameter, new: Value) -> New:
     return {"": new} | ({f".{p.copy}": p.rounded(b, new, DType(p.copy))} if p.copy else {})
 
 
-OPTIMIZERS: dict[str, tuple[Rule, tuple[str, ...]]] = {
-    "adamw": (adamw, ("beta1", "beta2", "eps", "weight_decay")),
-    "adam": (adam, ("beta1", "beta2", "eps")),
-    "sgd": (sgd, ("momentum", "weight_decay")),
-    "lion": (averaged("lion"), ("beta1", "beta2", "weight_decay")),
-    "tiger": (averaged("tiger"), ("beta1",)),
+OPTIMIZERS: dict[str, Rule] = {
+    "adamw": adamw,
+    "adam": adam,
+    "sgd": sgd,
+    "lion": averaged("lion"),
+    "tiger": averaged("tiger"),
 }
-"""Name -> the rule and the rates that it takes."""
+"""Name -> the rule, which takes the constants that `RATES` has for it."""

@@ -31,6 +31,7 @@ from gptc.passes.copies import SEEDS, copies, last_seeds, streams
 from gptc.passes.differentiate import GRADIENT, LOSS_SCALE, parameters
 from gptc.passes.manager import Context
 from gptc.passes.optimizers import OPTIMIZERS, Parameter
+from gptc.rates import RATES
 
 Part = Literal["step", "collect", "apply"]
 
@@ -44,11 +45,12 @@ class Update:
 
     part: Part = "step"
     optimizer: str = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    """Its constants, as far as it has them; None: as `gptc.rates` has it."""
     clip: float = 0.0
     """Largest global norm of the gradients; 0 leaves them as they are."""
     rounding: str = "nearest"
@@ -123,18 +125,21 @@ class Update:
         if self.scaled:
             with b.place(None, "clip"):
                 scale = b.div(scale, loss_scale, label="unscale")
-        rule, names = OPTIMIZERS[self.optimizer]
+        rule, constants = OPTIMIZERS[self.optimizer], self.constants()
         for key, node in params.items():
             assert isinstance(node.op, Buffer)
-            rates = {name: getattr(self, name) for name in names}
-            if "weight_decay" in rates and not node.op.decay:
-                rates["weight_decay"] = 0.0
+            rates = constants if node.op.decay or "weight_decay" not in constants else constants | {"weight_decay": 0.0}
             copy = str(rounded[key].results[0].type.dtype) if key in rounded else ""
             with b.place(node.span, f"update {key}"):
                 own = partial(state, b, node)
                 parameter = Parameter(node.results[0], grads[key], lr, step, scale, own, copy, seeds.get(key))
                 for suffix, value in rule(b, parameter, rates, f"{node.name}.new").items():
                     b.output(key + suffix, value)
+
+    def constants(self) -> dict[str, float]:
+        """Those of the optimizer."""
+        told = {name: getattr(self, name) for name in RATES[self.optimizer]}
+        return {name: RATES[self.optimizer][name] if value is None else value for name, value in told.items()}
 
     def seeds(
         self, b: Builder, params: Mapping[str, Node], rounded: Mapping[str, Node], step: Value

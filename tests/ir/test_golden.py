@@ -96,7 +96,7 @@ def test_adamw_moves_as_pytorch_does() -> None:
     """One scalar parameter, one step: the numbers of torch.optim.AdamW(lr=1e-3, weight_decay=0.01)."""
     zero = np.zeros((), np.float32)
     lr, step, scale = (np.asarray(x, np.float32) for x in (0.001, 1, 1))
-    p, m, v = AdamW(weight_decay=0.01).eval(np.float32(0.5), np.float32(0.2), zero, zero, lr, step, scale)
+    p, m, v = AdamW(beta2=0.999, weight_decay=0.01).eval(np.float32(0.5), np.float32(0.2), zero, zero, lr, step, scale)
     assert p == pytest.approx(0.498995, abs=1e-7)
     assert m == pytest.approx(0.02, rel=1e-6)
     assert v == pytest.approx(4e-5, rel=1e-5)

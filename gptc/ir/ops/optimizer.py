@@ -15,6 +15,7 @@ from gptc.ir.body import Body, Stmt, body, evaluate
 from gptc.ir.op import Array, Op, Samples, Types, need, need_count, register
 from gptc.ir.ops.random import StochasticRound
 from gptc.ir.types import DType, TensorType
+from gptc.rates import RATES
 
 
 def scalar_like(x: TensorType) -> TensorType:
@@ -88,10 +89,10 @@ class AdamW(Op):
     results = ("p", "m", "v", "copy")
     in_place = ((0, 0), (1, 2), (2, 3))
     differentiable = False
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    beta1: float = RATES["adamw"]["beta1"]
+    beta2: float = RATES["adamw"]["beta2"]
+    eps: float = RATES["adamw"]["eps"]
+    weight_decay: float = RATES["adamw"]["weight_decay"]
     eps_hat: bool = False
     """Add eps to the root of v' as it is, not corrected for its bias: the efficient form at the end of section 2 of
     Kingma and Ba 2015."""
@@ -99,7 +100,7 @@ class AdamW(Op):
     stochastic: bool = False
     samples = (
         ({}, ("f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[3,5]", "f32[]", "f32[]", "f32[]")),
-        ({"weight_decay": 0.0, "beta2": 0.95}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
+        ({"weight_decay": 0.0, "beta2": 0.999}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
         ({"eps_hat": True, "eps": 1e-3}, ("f32[7]", "f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]", "f32[]")),
         ({"copy": "bf16"}, ("f32[37]", "f32[37]", "f32[37]", "f32[37]", "f32[]", "f32[]", "f32[]")),
         ({}, ("bf16[37]", "f32[37]", "f32[37]", "f32[37]", "f32[]", "f32[]", "f32[]")),
@@ -192,8 +193,8 @@ class Sgd(Rule):
     """
 
     name = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    momentum: float = RATES["sgd"]["momentum"]
+    weight_decay: float = RATES["sgd"]["weight_decay"]
     samples = (
         *Rule.samples,
         ({"momentum": 0.0, "weight_decay": 0.1}, ("f32[7]", "f32[7]", "f32[]", "f32[]")),
@@ -215,9 +216,10 @@ class Lion(Rule):
     """
 
     name = "lion"
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.0
+    beta1: float = RATES["lion"]["beta1"]
+    beta2: float = RATES["lion"]["beta2"]
+    weight_decay: float = RATES["lion"]["weight_decay"]
+    samples = (*Rule.samples, ({"weight_decay": 0.0}, ("f32[7]", "f32[7]", "f32[7]", "f32[]", "f32[]")))
 
     def rule(self) -> Body:
         change = "(sign(mix) + decay * p)" if self.weight_decay else "sign(mix)"
@@ -239,7 +241,7 @@ class Tiger(Rule):
     """m' = beta1 m + (1 - beta1) g,  p' = p - lr/2 where m' > 0, p + lr/2 elsewhere: the sign of an average (wyGPT)."""
 
     name = "tiger"
-    beta1: float = 0.96875
+    beta1: float = RATES["tiger"]["beta1"]
 
     def rule(self) -> Body:
         return body(
