@@ -44,7 +44,8 @@ class Diagnostic:
         if self.span and self.excerpt is not None:
             gutter = f"{self.span.line:5d} | "
             lines.append(gutter + self.excerpt)
-            lines.append(" " * (len(gutter) - 2) + "| " + " " * (self.span.col - 1) + "^" * max(1, self.span.width))
+            width = max(1, min(self.span.width, len(self.excerpt) + 1 - self.span.col))
+            lines.append(" " * (len(gutter) - 2) + "| " + " " * (self.span.col - 1) + "^" * width)
         lines += [f"  {note}" for note in self.notes]
         if self.hint:
             lines.append(f"  help: {self.hint}")
@@ -110,8 +111,11 @@ class InternalError(GptcError):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, if one is close enough to suggest."""
-    close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=0.6)
+    """The candidate most like `name`, if one is close enough to suggest; capitals count least."""
+    candidates = sorted(candidates)
+    for same in (each for each in candidates if each.lower() == name.lower()):
+        return same
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

@@ -63,11 +63,13 @@ def _with_excerpt(diagnostic: Diagnostic) -> Diagnostic:
     span = diagnostic.span
     if span is None or diagnostic.excerpt is not None:
         return diagnostic
+    from gptc.model.source import Source
+
     try:
-        lines = Path(span.file).read_text(encoding="utf-8").splitlines()
+        source = Source(span.file, Path(span.file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError):
         return diagnostic
-    return replace(diagnostic, excerpt=lines[span.line - 1]) if span.line <= len(lines) else diagnostic
+    return replace(diagnostic, excerpt=source.excerpt(span))
 
 
 def _bug(error: Exception) -> Diagnostic:

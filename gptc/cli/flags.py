@@ -184,7 +184,13 @@ def auto_target(precision: str) -> tuple[str, str]:
 
 def _model_file(model: Path) -> Path:
     """The file itself, or the shipped model of that name."""
+    from gptc.errors import InputError, did_you_mean
     from gptc.resources import models_dir
 
-    shipped = models_dir() / f"{model}.yaml"
-    return shipped if model.name == str(model) and not model.exists() and shipped.exists() else model
+    if model.name != str(model) or model.suffix in (".yaml", ".yml") or model.exists():
+        return model
+    shipped = {path.stem: path for path in sorted(models_dir().glob("*.yaml"))}
+    if model.name not in shipped:
+        hint = did_you_mean(model.name, shipped) or f"models that come with gptc: {', '.join(shipped)}"
+        raise InputError.of(f"no model file {str(model)!r}, and none of that name comes with gptc", None, hint)
+    return shipped[model.name]

@@ -26,10 +26,15 @@ class Dims(dict[str, int]):
     """Names whose definitions have mistakes."""
 
 
-def evaluate_dims(entries: Mapping[str, Scalar], report: Report, bound: Mapping[str, int] = NOTHING) -> Dims:
+def evaluate_dims(
+    entries: Mapping[str, Scalar],
+    report: Report,
+    bound: Mapping[str, int] = NOTHING,
+    lost: frozenset[str] = frozenset(),
+) -> Dims:
     """Sizes of all dims, each of which may use the others in any order.  Mistakes are reported.
 
-    `bound` replaces what the file says, as a shorter sequence replaces T.
+    `bound` replaces what the file says, as a shorter sequence replaces T.  `lost` names have mistakes already.
     """
     parsed: dict[str, Expr] = {}
     for name, scalar in entries.items():
@@ -44,12 +49,12 @@ def evaluate_dims(entries: Mapping[str, Scalar], report: Report, bound: Mapping[
         cycle = [str(name) for name in reversed(error.args[1])]
         report.error(f"dim {cycle[0]!r} is defined by itself: {' -> '.join(cycle)}", parsed[cycle[0]].span)
     found = Dims()
-    found.broken = frozenset(entries)
+    found.broken = lost | entries.keys()
     for name in done:
         with report.collect():
             found[name] = size(parsed[name], found)
     sizes = Dims((name, found[name]) for name in entries if name in found)
-    sizes.broken = frozenset(entries.keys() - sizes.keys())
+    sizes.broken = found.broken - sizes.keys()
     return sizes
 
 
@@ -59,7 +64,7 @@ def size(expr: Expr, dims: Mapping[str, int]) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError.of(f"a size is a whole number, this is {value}", expr.span)
     if not 1 <= value <= MAX_SIZE:
-        raise InputError.of(f"a size is between 1 and {MAX_SIZE}, this is {value}", expr.span)
+        raise InputError.of(f"a size is between 1 and {MAX_SIZE:,}, this is {value:,}", expr.span)
     return value
 
 
@@ -93,11 +98,12 @@ def combine(op: str, left: Real, right: Real, span: Span, exact: bool = False) -
     """`left op right` within the bounds of the language."""
     if op == "/" and right == 0:
         raise InputError.of(f"division by zero: {left} / {right}", span)
-    if op == "/" and exact and isinstance(left, int) and isinstance(right, int):
+    if op == "/" and isinstance(left, int) and isinstance(right, int):
         quotient, rest = divmod(left, right)
-        if rest:
+        if not rest:
+            return quotient
+        if exact:
             raise InputError.of(f"{left} / {right} is not a whole number: it leaves {rest}", span)
-        return quotient
     value = _power(left, right, span) if op == "**" else _OPERATIONS[op](left, right)
     if not abs(value) <= MAX_MAGNITUDE:
         raise InputError.of("this number is too large", span)

@@ -16,6 +16,7 @@ from gptc.ir.graph import Value
 from gptc.ir.op import need
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Elementwise
+from gptc.ir.types import Dim
 
 Tensors = Value | tuple[Value, ...]
 MAX_PARTS = 1024
@@ -23,11 +24,24 @@ MAX_PARTS = 1024
 
 
 class ModelBuilder(Builder):
-    """A builder that knows how much of a padded dim is real: `{"Vp": 50257}`."""
+    """A builder that knows how much of a padded dim is real, `{"Vp": 50257}`, and how large ids can be."""
 
     def __init__(self, name: str, unpadded: Mapping[str, int]) -> None:
         super().__init__(name)
         self.unpadded = unpadded
+        self.below: dict[str, Dim] = {}
+        """What all ids in an input are below: `{"tokens": V=50257}`."""
+
+    def need_ids(self, ids: Value, table: Value, axis: int, what: str) -> None:
+        """`table` has `what` along `axis` for all of `ids`, however they were arranged: kernels do not look."""
+        count = int(table.type.shape[axis])
+        names = {ids.name}
+        for node in reversed(self.nodes):
+            if names & {value.name for value in node.results}:
+                names |= {value.name for value in node.operands}
+        for name in sorted(names & self.below.keys()):
+            last = int(self.below[name]) - 1
+            need(last < count, f"{name} go up to {last}, {table.type} has {count} {what}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,8 @@ for _op in [op for op in REGISTRY.values() if issubclass(op, Elementwise) and op
 @function
 def embedding(b: ModelBuilder, w: Value, ids: Value) -> Tensors:
     """Rows of w [V, C] picked by ids."""
+    need(w.type.rank == 2, f"w must be [V, C], got {w.type}")
+    b.need_ids(ids, w, 0, "rows")
     return _first(b.embedding(w, ids))
 
 
@@ -204,6 +220,7 @@ def cross_entropy(b: ModelBuilder, logits: Value, targets: Value, *, classes: in
     columns = logits.type.shape[-1]
     count = b.unpadded.get(columns.name or "", int(columns)) if classes is None else classes
     need(1 <= count <= columns, f"classes must be between 1 and {int(columns)}, got {count}")
+    b.need_ids(targets, logits, -1, "classes")
     column = b.reshape(targets, shape=(*targets.type.shape, 1))
     return _first(b.reduce_mean(_first(b.cross_entropy(logits, column, classes=count))))
 

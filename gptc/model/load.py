@@ -30,11 +30,14 @@ def load_description(path: Path | str, overrides: Sequence[str] = ()) -> Descrip
     for index, override in enumerate(overrides):
         _override(root, override, Source(FLAG, "\n" * index + override), report)
     declared = frozenset(root.all_keys())
+    named = _keys(root.values.get("dims"))
     file = schema.validate(root, report)
     if problem := file_name_problem(file.model):
         report.error(problem, root.scalar(("model",)).span)
     entries = _dim_entries(root, file, report)
-    dims = evaluate_dims(entries, report)
+    if "V" not in named:
+        report.error("'dims' says nothing of 'V', the tokens in the vocabulary", root.key(("dims",)).span)
+    dims = evaluate_dims(entries, report, lost=named - entries.keys())
     model = Description(
         name=file.model,
         tokenizer=file.tokenizer,
@@ -51,6 +54,10 @@ def load_description(path: Path | str, overrides: Sequence[str] = ()) -> Descrip
     lower.check(model, report)
     report.check()
     return model
+
+
+def _keys(node: tree.Node | None) -> frozenset[str]:
+    return frozenset(node.values) if isinstance(node, tree.Mapping) else frozenset()
 
 
 def _dim_entries(root: tree.Mapping, file: schema.ModelFile, report: Report) -> dict[str, tree.Scalar]:

@@ -103,6 +103,8 @@ class _Lowering:
         values = {name: self.b.input(key=name, dtype=DType.i32, shape=shape, label=name) for name in INPUTS[:2]}
         values["positions"] = self.b.iota(count=self.scopes.dims["T"], label="positions")
         self.scopes.inputs = values
+        limits = dict.fromkeys(INPUTS, "V") | {"positions": "T"}
+        self.b.below = {values[n].name: self.scopes.dims[d] for n, d in limits.items() if d in self.scopes.dims}
         for p in self.model.params:
             with self.b.place(p.span, p.name.rpartition(".")[0] or p.name):
                 self.scopes.buffers[p.name] = self.b.buffer(
@@ -168,7 +170,7 @@ class _Lowering:
             for value in node.results:
                 count = value.type.count
                 if count > MAX_ELEMENTS:
-                    message = f"{node.op.name}: {value.type} has {count} elements, the most is {MAX_ELEMENTS}"
+                    message = f"{node.op.name}: {value.type} has {count:,} elements, the most is {MAX_ELEMENTS:,}"
                     raise InputError.of(message, node.span, "compile with a smaller batch or sequence")
 
     # -- expressions -------------------------------------------------------------------------------

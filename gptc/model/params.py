@@ -74,7 +74,7 @@ def resolve_params(root: tree.Mapping, group: schema.Group, dims: Mapping[str, i
     resolved = resolver.group(group, ("params",), "")
     total = sum(p.count for p in resolved)
     if total > MAX_ELEMENTS:
-        message = f"{total} elements are more than the {MAX_ELEMENTS} that all parameters may have"
+        message = f"{total:,} elements are more than the {MAX_ELEMENTS:,} that all parameters may have"
         report.error(message, root.key(("params",)).span)
     return resolved
 
@@ -154,7 +154,7 @@ class _Resolver:
                 raise InputError.of(message, self.root.key((*path, "pad", dim)).span, "give that dim another name")
         shape = tuple(padded(axis, param.pad.get(axis.name or "")) for axis in valid)
         if math.prod(map(int, shape)) > MAX_ELEMENTS:
-            message = f"{math.prod(map(int, shape))} elements are more than the {MAX_ELEMENTS} a tensor may have"
+            message = f"{math.prod(map(int, shape)):,} elements are more than the {MAX_ELEMENTS:,} a tensor may have"
             raise InputError.of(message, self.root.find((*path, "shape"))[2].span)
         init = init_text(self.root.scalar((*path, "init")), self.dims)
         decay = len(shape) >= 2 if param.decay is None else param.decay

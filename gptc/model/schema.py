@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from gptc.errors import Span, did_you_mean
+from gptc.errors import Span, did_you_mean, nearest
 from gptc.model import tree
 from gptc.model.source import Report, quoted
 from gptc.rates import RATES
@@ -203,9 +203,12 @@ def validate(root: tree.Mapping, report: Report) -> ModelFile:
         return ModelFile.model_validate(tree.plain(root))
     except ValidationError as error:
         first = _mistakes(error)
+    meant = {_meant(problem) for problem in first}
     for problem in first:
         if report.full:
             break
+        if problem["type"] == "missing" and problem["loc"] in meant:
+            continue  # it is there, misspelt
         _report(root, problem["type"], problem["loc"], problem.get("ctx", {}), problem["msg"], report)
     while True:
         if not all([_prune(root, problem["loc"]) for problem in first]) or report.full:
@@ -220,6 +223,13 @@ def _mistakes(error: ValidationError) -> list[ErrorDetails]:
     """What is wrong by itself: a default that could not be computed only follows from other mistakes."""
     found = error.errors(include_url=False, include_input=False)
     return [problem for problem in found if problem["type"] != "default_factory_not_called"]
+
+
+def _meant(problem: ErrorDetails) -> tree.Path | None:
+    """Where an unknown key belongs, if it looks like a known one."""
+    *outer, last = problem["loc"]
+    close = nearest(str(last)[:64], _fields(problem["loc"])) if problem["type"] == "extra_forbidden" else None
+    return (*outer, close) if close else None
 
 
 def _prune(root: tree.Mapping, path: tree.Path) -> bool:
@@ -251,10 +261,12 @@ def _report(root: tree.Mapping, kind: str, path: tree.Path, context: Any, text: 
         report.error(f"expected {context['expected']}, found {_found(node)}", node.span, hint)
     elif kind in _EXPECTED:
         hint = did_you_mean(str(place)[:64], ["repeat"]) if kind == "model_type" else None
-        report.error(f"expected {_EXPECTED[kind]}, found {_found(node)}", node.span, hint)
+        report.error(f"expected {_EXPECTED[kind]}, found {_found(node)}", node.span, hint or _as_number(kind, node))
+    elif kind in _BOUNDS:
+        this = f", this is {node.text}" if isinstance(node, tree.Scalar) else ""
+        report.error(f"{quoted(str(place))} {_BOUNDS[kind](context)}{this}", node.span)
     else:
-        spell = _BOUNDS.get(kind)
-        report.error(f"{quoted(str(place))} {spell(context) if spell else text}", node.span)
+        report.error(f"{quoted(str(place))} {context.get('error', text)}", node.span)
 
 
 def _fields(path: tree.Path) -> list[str]:
@@ -266,6 +278,15 @@ def _fields(path: tree.Path) -> list[str]:
 
 def _text(node: tree.Node) -> str:
     return node.text[:64] if isinstance(node, tree.Scalar) else ""
+
+
+def _as_number(kind: str, node: tree.Node) -> str | None:
+    """How to write the number that was meant."""
+    value = tree.resolve(node.text) if isinstance(node, tree.Scalar) else None
+    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"write {int(value)}"
+    quotes = isinstance(node, tree.Scalar) and isinstance(node.value, str) and isinstance(value, int | float)
+    return "leave out the quotes" if quotes else None
 
 
 def _found(node: tree.Node) -> str:
@@ -295,6 +316,5 @@ _BOUNDS: dict[str, Callable[[Any], str]] = {
     "less_than": lambda c: f"must be less than {c['lt']:g}",
     "less_than_equal": lambda c: f"must be at most {c['le']:g}",
     "too_short": lambda c: f"must have at least {c['min_length']} entry",
-    "value_error": lambda c: str(c["error"]),
     "too_long": lambda c: f"must have at most {c['max_length']} entries",
 }

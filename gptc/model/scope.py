@@ -142,7 +142,15 @@ class Scopes:
             message, hint = _out_of_order(name, defined)
             return InputError.of(message, name.span, hint)
         close = did_you_mean(str(name)[:130], islice(self.visible(), 2000))
-        return InputError.of(f"unknown name {quoted(str(name))}", name.span, close)
+        return InputError.of(f"unknown name {quoted(str(name))}", name.span, self.elsewhere(name) or close)
+
+    def elsewhere(self, name: Name) -> str | None:
+        """The block that a name needs, where it is a parameter of one that is not open."""
+        for owner, child in self.stack[0].params.children.items() if self.stack[0].params else ():
+            group = child[0] if isinstance(child, tuple) else child
+            if isinstance(group, ParamGroup) and name.parts[0] in group.children:
+                return f"it is a parameter of {quoted(owner)}: only a block of that name finds it"
+        return None
 
     def definition(self, name: str) -> Span | None:
         """Where some statement, wherever it stands, defines a name."""

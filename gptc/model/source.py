@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from gptc.errors import Diagnostic, InputError, Span, StorageError, did_you_mean
+from gptc.errors import Diagnostic, InputError, Span, StorageError, nearest
 
 MAX_BYTES = 1 << 20
 """Largest model file.  The shipped ones are near 3 KB."""
@@ -46,12 +46,10 @@ class Source:
         return Span(self.file, line + 1, col + 1, max(1, width))
 
     def excerpt(self, span: Span) -> str | None:
-        """The line that `span` points into; None when it is too long to show."""
+        """The line that `span` points into, cut when it is long; None when `span` lies behind the cut."""
         line = self.lines[span.line - 1] if span.line <= len(self.lines) else ""
         line = _FORBIDDEN.sub("\ufffd", line)
-        if len(line) <= MAX_EXCERPT:
-            return line
-        return line[:MAX_EXCERPT] if span.col + span.width <= MAX_EXCERPT else None
+        return line[:MAX_EXCERPT] if len(line) <= MAX_EXCERPT or span.col < MAX_EXCERPT else None
 
 
 _FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]")
@@ -96,7 +94,8 @@ def _read(path: Path, file: str) -> bytes:
             return stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         siblings = path.parent.glob("*.yaml") if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, (p.name for p in siblings))
+        close = nearest(path.stem, (p.stem for p in siblings))
+        hint = f"did you mean {f'{close}.yaml'!r}?" if close else None
         raise InputError.of(f"no model file {file!r}", None, hint) from None
     except IsADirectoryError:
         raise InputError.of(f"{file!r} is a folder, not a model file") from None

@@ -161,14 +161,27 @@ def parse_tree(source: Source, report: Report) -> Mapping:
                 reader.event(event)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
+            message = _first_line(error.problem or error.context)
+            if message == "could not find expected ':'":  # noticed on a later line
+                mark = error.context_mark or mark
+            message, hint = _PLAINLY.get(message.split(",")[0], (message, None))
             span = source.span(mark.index, mark.index + 1) if mark else None
-            raise InputError.of(f"not YAML: {_first_line(error.problem or error.context)}", span) from None
+            raise InputError.of(f"not YAML: {message}", span, hint) from None
         except YAMLError as error:
             raise InputError.of(f"not YAML: {_first_line(str(error))}", Span(source.file, 1)) from None
     report.check()
     if not isinstance(reader.root, Mapping):
         raise InputError.of("a model file is a mapping of `key: value` lines", Span(source.file, 1))
     return reader.root
+
+
+_COLONS = "write key: value, with a space, and quote a value that has ': ' in it"
+_PLAINLY = {
+    "could not find expected ':'": ("a key without ': '", _COLONS),
+    "mapping values are not allowed here": ("a second ': '", _COLONS),
+    "expected <block end>": ("this does not belong to the block above", "lines of a block begin in one column"),
+}
+"""What the parser says -> what that means in a model file, and a hint."""
 
 
 def _first_line(text: str | None) -> str:

@@ -52,7 +52,7 @@ def computed(load: Load, expression: str, shape: str = "[V, C]", name: str = "y"
     """
     model = load(
         ("params:\n", f"params:\n  w: {{shape: {shape}, init: zeros}}\n"),
-        ("  logits", f"{before}  y: {expression}\n  z: cross_entropy(y, targets)\n  logits"),
+        ("  logits", f"{before}  y: {expression}\n  z: cross_entropy(concat(y, y, y, y), targets)\n  logits"),
         ("(logits, targets)", "(logits, targets) + z"),
     )
     graph = build_graph(model, 2, 3)
@@ -219,7 +219,7 @@ def test_absurd_sizes(load: Load, batch: int, seq: int, message: str | None) -> 
             build_graph(model, batch, seq)
     else:
         build_graph(model, batch, seq)
-        with pytest.raises(InputError, match="elements, the most is 1099511627776"):
+        with pytest.raises(InputError, match="elements, the most is 1,099,511,627,776"):
             build_graph(load(("V: 16", "V: 65536")), batch, seq)
 
 
