@@ -1,10 +1,10 @@
 """A training step on several GPUs beside the same step on one: each rank with the same share of work.
 
-    python -m bench.cuda_ranks --batch 32 --seq 1024 --ranks 2 --out bench/results/ranks_h200.md
+    python -m bench.cuda_ranks --batch 32 --seq 1024 --ranks 2 --out bench/results/ranks2_h200.md
 
-Ranks that exchange nothing show what the GPUs cost each other by other means; two runs through NCCL must leave the
-same weights on all ranks, to the bit, and so must two with the optimizer's state divided.  Needs pycuda, cuda-bindings,
-nccl4py, mpi4py with a launcher, and nvcc.
+Every rank has a batch of its own.  Ranks that exchange nothing show what the GPUs cost each other by other means; two
+runs through NCCL must leave the same weights on all ranks, to the bit, and so must two with the optimizer's state
+divided.  Needs pycuda, cuda-bindings, nccl4py, mpi4py with a launcher, and nvcc.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
         build_model(compiled(options, folder, way))
     rows = {way: run(options, folder, way) for way in WAYS}
     plain, divided = (agreed(way, rows[way], run(options, folder, way)) for way in (NCCL, ZERO))
-    same = "which are also those" if plain == divided else f"and those with the hash `{divided[:16]}`"
+    other = "the same" if plain == divided else f"`{divided[:16]}`"
     bare = max(said["exchange"] for said in rows[NCCL].said)
     size = rows[NCCL].said[0]["bytes"]
     bus = 2 * (options.ranks - 1) / options.ranks * size / bare / 1e6
@@ -94,8 +94,8 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
         f"{options.ranks} x {rows[ALONE].said[0]['gpu']}", "",
         f"`python -m bench.cuda_ranks {' '.join(sys.argv[1:])}`", "",
         f"Gradients are {size / 1e6:,.0f} MB of f32. All at once, with nothing beside it, NCCL exchanges them in "
-        f"{bare:.2f} ms ({bus:,.0f} GB/s on the bus). Two runs and all ranks end with the same weights, "
-        f"with the hash `{plain[:16]}`, {same} of two runs with `--zero 1`.", "",
+        f"{bare:.2f} ms ({bus:,.0f} GB/s on the bus). All ranks of two runs end with the same weights, with the "
+        f"hash `{plain[:16]}`; all ranks of two runs with `--zero 1` do, with {other}.", "",
         "| | ms a step | quartiles | tokens/s | of as many times one GPU | GB a GPU |",
         "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
@@ -152,7 +152,7 @@ def rank(options: argparse.Namespace) -> dict[str, Any]:
     with world.together():
         made = compiled(options, options.folder, options.way)
         model = CudaModel(made.artefact, build_model(made).library)
-        step = TrainingStep(model)
+        step = TrainingStep(model, world.rank)
         if options.way in (NCCL, ZERO, HOST):
             world.attach(model)
         times = time_steps(step, FEW if options.way == HOST else options.repeats)

@@ -108,9 +108,9 @@ def _call(entry: dict[str, Any]) -> Call:
 
 
 class TrainingStep:
-    """A step of a model that trains, ready to be repeated on one random batch."""
+    """A step of a model that trains, ready to be repeated on one random batch, of which ranks have each their own."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, rank: int = 0) -> None:
         manifest = model.artefact.manifest
         if manifest.train is None:
             raise InputError.of(f"{manifest.model} was compiled for inference", None, "compile it for training")
@@ -119,7 +119,7 @@ class TrainingStep:
         count = manifest.micro_steps
         self.programs = ("step",) if count == 1 else (*["micro_step"] * count, "update")
         self.tokens = self.batch * self.seq * count
-        ids = np.random.default_rng(SEED).integers(0, vocabulary, (self.batch, self.seq + 1), dtype=np.int32)
+        ids = np.random.default_rng(SEED + rank).integers(0, vocabulary, (self.batch, self.seq + 1), dtype=np.int32)
         model["tokens"][...], model["targets"][...] = ids[:, :-1], ids[:, 1:]
         fill(model, _Numpy())
 
