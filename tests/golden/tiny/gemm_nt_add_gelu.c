@@ -82,12 +82,11 @@ static void store_tile(const struct epilogue *e, const float *sum, int64_t c0, i
 
 // ---- pack: the operands in the order in which the micro-kernel reads them ----------------------------
 
-// to[panel][k][j] = B(k, panel * NR + j) for kc rows and nc columns of B, cut into panels of NR that lie depth * NR
-// apart. Columns past the last repeat it: they are computed and never stored.
-static void pack_panels(float *restrict to, int64_t depth, const float *restrict b, int64_t ldb, int64_t kc, int64_t nc)
+// panel[k][j] = B(k, j) for kc rows and nc <= NR columns of B. Columns past the last repeat it: they are computed and
+// never stored.
+static void pack_panel(float *restrict panel, const float *restrict b, int64_t ldb, int64_t kc, int64_t nc)
 {
-    for (int64_t n = 0; n < nc; n += NR)
-        gptc_pack_transposed(to + n * depth, NR, b + n * ldb, ldb, nc - n, kc);
+    gptc_pack_transposed(panel, NR, b, ldb, nc, kc);
 }
 
 // ---- look ahead: cache lines that will be needed, requested while a tile is computed -----------------
@@ -113,7 +112,8 @@ static struct ahead look_ahead(const float *from, int64_t ld, int64_t rows, int6
     const int64_t steps = tiles * ((kc + STEP - 1) / STEP);
     const int64_t pace = lines > steps * PACE ? (lines + steps - 1) / steps : PACE;
     const int64_t wait = steps - (lines + pace - 1) / pace;
-    return (struct ahead){(const char *)from, rows, 0, length * size, ld * size, wait, pace, e, 0, 0};
+    return (struct ahead){.row = (const char *)from, .rows = rows, .length = length * size, .stride = ld * size,
+                          .wait = wait, .pace = pace, .e = e};
 }
 
 // The requests of one step. Those past the end of a row do no harm.
@@ -222,7 +222,7 @@ void gemm_nt_add_gelu_63dffe(
             const int64_t kc = gptc_min(run, K - k0);
             for (int64_t n = n0; n < n_end; n += NR) {
                 const int64_t nr = gptc_min(NR, N - n);
-                pack_panels(panel, 0, B + n * ldb + k0, ldb, kc, nr);
+                pack_panel(panel, B + n * ldb + k0, ldb, kc, nr);
 
                 // Next comes the panel beside this one or, at the end of a strip, the next run of its first one.
                 const int turn = runs > 1 && n + NR >= n_end;
