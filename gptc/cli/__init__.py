@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+import gptc
 from gptc.cli import (
     bench,
     cache,
@@ -28,6 +31,7 @@ from gptc.cli import (
     tune,
 )
 from gptc.cli.failure import guarded
+from gptc.cli.flags import name_values
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 a tool is missing, 4 numbers are wrong, 5 reading or writing "
@@ -84,20 +88,57 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, a traceback would tell nothing
 
 
+def _flag(option: Any) -> Any:
+    """`--help` as help shows it: without a value."""
+    if option:
+        option.metavar = ""
+    return option
+
+
+class Command(TyperCommand):
+    """One command."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _flag(super().get_help_option(ctx))
+
+
+class Group(TyperGroup):
+    """Several under one name."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _flag(super().get_help_option(ctx))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"gptc {gptc.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True, metavar="")
+    ] = False,
+) -> None:
+    """Flags of `gptc` itself."""
+
+
 def _app(help_text: str, commands: Commands, group: str = "", epilog: str | None = None) -> typer.Typer:
     """A group of commands; `group` and a space stand before their names in EXAMPLES."""
     made = typer.Typer(
-        help=help_text, epilog=epilog, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        cls=Group, help=help_text, epilog=epilog, no_args_is_help=True, add_completion=False,
+        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
     )  # fmt: skip
     for name, command in commands.items():
         example = EXAMPLES.get(group + name)
-        made.command(name, epilog=f"Example: {example}" if example else None)(guarded(command))
+        enter = made.command(name, cls=Command, epilog=f"Example: {example}" if example else None)
+        enter(guarded(name_values(command)))
     return made
 
 
 app = _app(
     "Compile a GPT described in YAML to readable C or CUDA, train it, and let it write.", COMMANDS, "", EXIT_CODES
 )
+app.callback()(_root)
 for name, (help_text, commands) in GROUPS.items():
     app.add_typer(_app(help_text, commands, f"{name} "), name=name)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from gptc.errors import GptcError
 
 
+ENCODINGS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
+"""Where tiktoken fetches gpt2's files from; it keeps each under the SHA-1 of its address."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at.  Not `needed`: gptc works without it."""
@@ -98,6 +102,7 @@ def _cache() -> Finding:
 
 def _tokenizer() -> Finding:
     """The vocabulary of gpt2, looked for where tiktoken keeps it: looking must not go to the network."""
+    import hashlib
     import os
     import tempfile
     from pathlib import Path
@@ -105,7 +110,8 @@ def _tokenizer() -> Finding:
     variables = ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
     named = next((os.environ[name] for name in variables if os.environ.get(name)), None)
     folder = Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
-    found = folder.is_dir() and any(folder.iterdir())
+    names = (hashlib.sha1(f"{ENCODINGS}/{file}".encode()).hexdigest() for file in ("vocab.bpe", "encoder.json"))
+    found = all((folder / name).is_file() for name in names)
     detail = f"vocabulary in {folder}" if found else f"no vocabulary in {folder}: it is fetched on first use"
     return Finding("tokenizer gpt2", found, detail, needed=False)
 

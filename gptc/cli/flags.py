@@ -7,9 +7,10 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 if TYPE_CHECKING:
     from gptc.request import Request
@@ -36,6 +37,23 @@ Program = Annotated[str | None, typer.Option("--program", help="step, evaluate, 
 
 
 PANEL = "How the model is compiled"
+VALUES = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
+"""What help calls the value of a flag of a type."""
+
+
+def name_values(command: Callable[..., None]) -> Callable[..., None]:
+    """Have help show short names for the values of a command's flags, or the words to choose from."""
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        if name in command.__annotations__:  # text until now
+            command.__annotations__[name] = parameter.annotation
+        kind, *notes = get_args(parameter.annotation)
+        inner = [part for each in (kind, *get_args(kind)) for part in (each, *get_args(each))]  # of `list[X] | None`
+        for note in notes:
+            if isinstance(note, OptionInfo) and note.metavar is None:
+                note.metavar = getattr(note.parser, "__name__", None) or next(VALUES[t] for t in inner if t in VALUES)
+            elif isinstance(note, ArgumentInfo) and note.metavar is None:
+                note.metavar = name.upper()
+    return command
 
 
 def choice(*allowed: str) -> Callable[[str], str]:

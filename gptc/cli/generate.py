@@ -14,7 +14,7 @@ from gptc.cli.flags import Job, Json, Seed, Threads, TokenizerName, compiles
 def generate(
     job: Job,
     weights: Annotated[Path | None, typer.Option(help="Weights (default: runs/MODEL/weights.safetensors).")] = None,
-    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "\n",
+    prompt: Annotated[str, typer.Option(help="Text to continue (default: a new line).", show_default=False)] = "\n",
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 is safer, above 1 wilder; 0 is greedy.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the K likeliest tokens.")] = None,
@@ -30,7 +30,7 @@ def generate(
     import time
 
     from gptc.cli.compile import compile_and_build, for_inference
-    from gptc.cli.output import Output
+    from gptc.cli.output import Output, seconds
     from gptc.cli.train import WEIGHTS
     from gptc.runtime.generate import SEED, Sampling
     from gptc.runtime.generate import generate as write
@@ -57,6 +57,6 @@ def generate(
     took = time.perf_counter() - start
     if not json:
         print(flush=True)
-    print(f"{len(found)} tokens in {took:,.1f} s ({len(found) / took:,.1f} tokens/s)", file=sys.stderr)
+    print(f"{len(found)} tokens in {seconds(took)} ({len(found) / took:,.1f} tokens/s)", file=sys.stderr)
     text = codec.decode(found).decode("utf-8", "replace")
     output.result({"prompt": prompt, "text": text, "tokens": found, "seconds": took, "seed": sampling.seed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.control import Control
 from rich.segment import ControlType
 from rich.table import Table
+from rich.text import Text
 
 INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -54,15 +56,23 @@ class Output:
             self._shown = False
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Columns whose name begins with `>` are numbers and stand at the right."""
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for column in columns:
+        """Columns whose name begins with `>` are numbers and stand at the right.
+
+        Where the terminal is too narrow, text goes on in the next line; numbers, and names in the first column, do not.
+        """
+        table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table.show_header = any(columns)
+        for index, column in enumerate(columns):
             right = column.startswith(">")
-            table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+            whole = right or index == 0
+            table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=whole, overflow="fold")
         self._clear()
         for row in rows:
-            table.add_row(*(str(cell) for cell in row))
-        self.console.print(table, soft_wrap=False)
+            table.add_row(*(Text(str(cell)) for cell in row))
+        with self.console.capture() as drawn:
+            self.console.print(table, soft_wrap=False)
+        text = drawn.get()
+        self.console.file.write(text if self.console.is_terminal else re.sub(" +$", "", text, flags=re.MULTILINE))
 
     def result(self, data: dict[str, Any], code: int = 0) -> None:
         """The JSON object, where it was asked for; `code` is the one that the command ends with."""
@@ -99,6 +109,11 @@ class Ticker:
 def size(nbytes: float) -> str:
     """1 MB is 10^6 bytes."""
     return f"{nbytes / 1e6:,.1f} MB"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def seconds(value: float) -> str:

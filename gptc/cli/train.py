@@ -168,13 +168,14 @@ def _run(
 
 
 def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output) -> None:
+    from gptc.cli.output import counted, seconds
     from gptc.runtime.machine import peak_rss
 
     speed = summary.tokens / summary.seconds
     loss = "" if summary.loss is None else f": loss {summary.loss:.4f}"
     val = "" if summary.val_loss is None else f", validation loss {summary.val_loss:.4f}"
     peak = peak_rss()  # of this process, the first of several
-    output.line(f"{summary.steps} steps in {summary.seconds:,.1f} s ({speed:,.0f} tokens/s){loss}{val}")
+    output.line(f"{counted(summary.steps, 'step')} in {seconds(summary.seconds)} ({speed:,.0f} tokens/s){loss}{val}")
     output.line(f"peak memory {peak / 2**20:,.0f} MiB")
     output.line(f"weights in {folder / WEIGHTS}")
     output.result({

@@ -39,7 +39,9 @@ class TrainFlags:
     save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0: only when stopped.")] = 0
     keep_last: Annotated[int, typer.Option(min=0, help="Keep so many of the newest checkpoints; 0: all.")] = 3
     keep_every: Annotated[int, typer.Option(min=0, help="Also keep those of every so many steps.")] = 0
-    resume: Annotated[str | None, typer.Option(help="Go on from a checkpoint: auto, STEP or a folder.")] = None
+    resume: Annotated[
+        str | None, typer.Option(metavar="auto|STEP|PATH", help="Go on from a checkpoint; auto: the newest, if any.")
+    ] = None
     allow_change: Annotated[
         str, typer.Option(metavar="NAMES", help="Settings that may differ from the checkpoint's; or all.")
     ] = ""

@@ -72,10 +72,10 @@ class Target:
         return self.cpu is None and int(re.sub(r"\D", "", self.march)) >= 90
 
     def __str__(self) -> str:
-        """`AVX-512 (cc -march=native), vectors of 16 floats, bf16`."""
+        """`AVX-512 (cc -march=native), vectors of 16 floats, bf16 instructions`."""
         if self.cpu is None:
             return f"CUDA ({self.compiler}, {self.march})"
-        bf16 = ", bf16" if self.bf16 else ""
+        bf16 = ", bf16 instructions" if self.bf16 else ""
         return f"{self.cpu.name} ({self.compiler} -march={self.march}), vectors of {self.cpu.vector} floats{bf16}"
 
 

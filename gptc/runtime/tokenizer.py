@@ -148,12 +148,17 @@ def _fetch(name: str) -> Encoding:
     thread.join(DOWNLOAD_SECONDS)
     if loaded:
         return loaded[0]
-    reason = f"no answer in {DOWNLOAD_SECONDS:g} s" if not failed else f"{failed[0]}".split("\n")[0][:200]
+    reason = f"{_root(failed[0])}".split("\n")[0][:200] if failed else f"no answer in {DOWNLOAD_SECONDS:g} s"
     hint = (
         f"connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder with tiktoken's files of {name}; "
         "a model with the tokenizer `bytes` needs neither"
     )
     raise ToolMissing.of(f"cannot get the vocabulary of the tokenizer {name}: {reason}", None, hint)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an HTTP library's exceptions are wrapped around."""
+    return _root(error.__context__) if error.__context__ else error
 
 
 def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:

@@ -51,6 +51,7 @@ def test_every_command_speaks_json_and_is_described(name: str) -> None:
     assert "--json" in {flag for parameter in command.params for flag in parameter.opts}
     assert command.help
     assert all(getattr(parameter, "help", None) for parameter in command.params), name
+    assert all(parameter.metavar is not None for parameter in command.params), name
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
