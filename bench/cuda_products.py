@@ -35,7 +35,7 @@ from gptc.resources import models_dir
 
 FORMS = {"nt": "forward", "nn": "dX", "tn": "dW"}
 """How A and B lie, in a kernel's name: n as it is multiplied, t transposed."""
-DTYPES = {"uint16_t": torch.bfloat16, "float": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "float": torch.float32}
 PEERS = {"FlashAttention-2": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
 SWEEP = 1 << 30
 """Bytes that are written before each call: many times the L2 cache, and time for the host to queue the call."""

@@ -70,7 +70,7 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: About, option
     plans = [plan_json(program, arena) for program, arena in zip(programs, memory.arenas, strict=True)]
     files = _support(facts) | {
         "graph.gir": print_graphs(program.graph for program in programs),
-        "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes(), f16=facts.options.precision == "f16"),
+        "include/kernels.h": _render("kernels.h", prototypes=facts.prototypes(), halves=facts.halves()),
         "include/model.h": _model_h(facts),
         "plan.json": to_json({"segments": dict(memory.segments), "programs": plans}),
     }
@@ -189,8 +189,13 @@ class _Facts:
         """Lines that declare all kernels, by name."""
         lines: list[str] = []
         for name, spec in sorted(self.specs.items()):
-            lines += wrap(f"void {name}(", [f"{p.ctype} {p.name}".replace("* ", "*") for p in spec.signature], ");")
+            lines += wrap(f"void {name}(", [p.declared for p in spec.signature], ");")
         return lines
+
+    def halves(self) -> list[str]:
+        """The types of 16 bits that occur in those."""
+        words = {word for spec in self.specs.values() for p in spec.signature for word in p.ctype.split()}
+        return sorted(words & {"bf16", "f16"})
 
 
 def _model_h(facts: _Facts) -> str:

@@ -31,7 +31,7 @@ def gpu_probe(target: Target) -> GpuProbeSource:
     """The probes for an architecture."""
     call = _product(target)
     kernel = call.kernel
-    parameters = [f"{p.ctype} {p.name}".replace("* ", "*") for p in kernel.signature]
+    parameters = [p.declared for p in kernel.signature]
     files = {
         **cuda_headers(),
         "device.cu": render("cuda/program/device.cu"),

@@ -26,6 +26,11 @@ class Parameter:
     """`const float *`, `float *`, `const int32_t *`, `int64_t`, `float`."""
     comment: str = ""
 
+    @property
+    def declared(self) -> str:
+        """`const float *x`, as a prototype has it."""
+        return f"{self.ctype} {self.name}".replace("* ", "*")
+
 
 @dataclass(frozen=True)
 class KernelSpec:

@@ -28,10 +28,10 @@ from gptc.ir.types import DType
 FUNCTION, ROW, ELEMENT = range(3)
 
 CTYPES = {
-    DType.f32: "float", DType.bf16: "uint16_t", DType.f16: "f16", DType.i32: "int32_t", DType.i8: "int8_t",
+    DType.f32: "float", DType.bf16: "bf16", DType.f16: "f16", DType.i32: "int32_t", DType.i8: "int8_t",
     DType.u8: "uint8_t",
 }  # fmt: skip
-"""How an element lies in memory; bf16 is the upper half of a float's bits, f16 a type of CUDA."""
+"""How an element lies in memory; bf16 is the upper half of a float's bits in C, f16 a type of CUDA alone."""
 
 
 def ctype(dtype: DType) -> str:

@@ -39,8 +39,8 @@ INPLACE: dict[str, Any] = {
     "stores": ["*c = old + acc;"],
 }
 MIXED: dict[str, Any] = {
-    "inputs": [{"name": "residual", "ctype": "uint16_t", "access": "full"}, floats("bias") | {"access": "col"}],
-    "results": [{"name": "narrow", "ctype": "uint16_t"}, floats("c")],
+    "inputs": [{"name": "residual", "ctype": "bf16", "access": "full"}, floats("bias") | {"access": "col"}],
+    "results": [{"name": "narrow", "ctype": "bf16"}, floats("c")],
     "body": ["const float t0 = acc + bias + gptc_from_bf16(residual);"],
     "stores": ["*narrow = gptc_to_bf16(t0);", "*c = t0;"],
 }
