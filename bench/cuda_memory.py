@@ -13,18 +13,14 @@ import argparse
 import ctypes
 import re
 import statistics
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from bench.cuda import probe
-from bench.peers import publish
-from gptc.compiler import build_model, compile_model
-from gptc.options import Options
-from gptc.request import Request
-from gptc.resources import models_dir
+from bench.cuda_alone import compiled_step, run
+from gptc.compiler import build_model
 from gptc.runtime.cuda import CudaModel
 from gptc.runtime.device import driver
 from gptc.runtime.profile import TrainingStep, calls_of
@@ -91,9 +87,7 @@ def alone(library: ctypes.CDLL, kernel: str, arguments: list[object], repeats: i
 
 def report(options: argparse.Namespace, folder: Path) -> list[str]:
     """The whole run as lines of Markdown."""
-    chosen = Options(target="cuda", precision="bf16")
-    request = Request(models_dir() / f"{options.model}.yaml", chosen, batch=options.batch, seq=options.seq)
-    compiled = compile_model(request, folder)
+    compiled = compiled_step(options, folder)
     path = build_model(compiled).library
     model = CudaModel(compiled.artefact, path)
     step = TrainingStep(model)
@@ -125,19 +119,6 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="gpt2-124m")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seq", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        text = "\n".join(report(options, Path(folder))) + "\n"
-    publish(text, options.out)
-
-
 if __name__ == "__main__":
     driver()
-    main()
+    run(report, 9)

@@ -11,133 +11,22 @@ the step has for such products, and with it beside cuBLASLt, which then does the
 from __future__ import annotations
 
 import argparse
-import ctypes
 import re
-import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench import cublaslt
-from bench.peers import publish
-from gptc.compiler import build_model, compile_model
-from gptc.options import Options
-from gptc.request import Request
-from gptc.resources import models_dir
+from bench import cublaslt, cuda_attention
+from bench.cuda_alone import Emitted, Kernels, Row, check, compiled_step, emitted_calls, in_turns, run, total
+from gptc.compiler import build_model
 
 FORMS = {"nt": "forward", "nn": "dX", "tn": "dW"}
 """How A and B lie, in a kernel's name: n as it is multiplied, t transposed."""
 DTYPES = {"bf16": torch.bfloat16, "float": torch.float32}
-PEERS = {"FlashAttention-2": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-SWEEP = 1 << 30
-"""Bytes that are written before each call: many times the L2 cache, and time for the host to queue the call."""
-SCRATCH = 1 << 28
-WARM_UP = 5
-BOUND = 1e-2
-"""Of a result's relative error in the Frobenius norm."""
-
-Work = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """A kernel call as the emitted program makes it: its pointers' types by name, what they point to, its sizes."""
-
-    kernel: str
-    pointers: dict[str, str]
-    operands: tuple[str, ...]
-    sizes: dict[str, int]
-
-    @property
-    def product(self) -> tuple[str, str]:
-        """The layer and the form of a matrix product."""
-        found = (re.search(r"h_\d+_(\w+)_w(?:_bf16)?$", operand) for operand in self.operands)
-        layer = next((match[1] for match in found if match), "head")
-        return layer, FORMS[self.kernel.split("_")[1]]
-
-
-def emitted_calls(folder: Path) -> list[Emitted]:
-    """The products and attentions of the emitted step, in order."""
-    header, program = (folder / name for name in ("include/kernels.h", "programs/step.c"))
-    parameters = dict(re.findall(r"void (\w+)\(([^()]*)\);", header.read_text()))
-    found = []
-    for kernel, text in re.findall(r"\b((?:gemm|attention)_\w+)\(([^()]*)\);", program.read_text()):
-        given = [argument.strip() for argument in text.split(",")]
-        pointers, operands, sizes = {}, [], {}
-        for parameter, argument in zip(parameters[kernel].split(","), given, strict=True):
-            kind, name = parameter.strip().rsplit(" ", 1)
-            if name.startswith("*"):
-                pointers[name[1:]] = kind
-                operands.append(argument)
-            else:
-                sizes[name] = int(argument)
-        found.append(Emitted(kernel, pointers, tuple(operands), sizes))
-    return found
-
-
-class Kernels:
-    """The emitted library on torch's stream."""
-
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
-        ctypes.c_void_p.in_dll(self.library, "gptc_stream").value = torch.cuda.current_stream().cuda_stream
-        self.scratch = torch.empty(SCRATCH, dtype=torch.uint8, device="cuda")
-
-    def work(self, call: Emitted, tensors: dict[str, torch.Tensor]) -> Work:
-        """The call on these tensors, which must outlive it."""
-        memory = {"scratch": self.scratch} | tensors
-        pointers = [ctypes.c_void_p(memory[name].data_ptr()) for name in call.pointers]
-        return partial(getattr(self.library, call.kernel), *pointers, *map(ctypes.c_int64, call.sizes.values()))
-
-
-def in_turns(works: list[Work], repeats: int) -> list[float]:
-    """The median ms of each, from events."""
-    swept = torch.empty(SWEEP, dtype=torch.uint8, device="cuda")
-    spans: list[list[tuple[torch.cuda.Event, torch.cuda.Event]]] = [[] for _ in works]
-    for _ in range(WARM_UP + repeats):
-        for work, span in zip(works, spans, strict=True):
-            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            swept.zero_()
-            first.record()
-            work()
-            last.record()
-            span.append((first, last))
-    torch.cuda.synchronize()
-    return [statistics.median(first.elapsed_time(last) for first, last in span[WARM_UP:]) for span in spans]
-
-
-def check(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The relative error in the Frobenius norm; the speed of a wrong result is worth nothing."""
-    error = float((found.float() - expected).norm() / expected.norm())
-    if not error < BOUND:
-        sys.exit(f"{what}: the relative error is {error:.1e}")
-    return error
-
-
-@dataclass(frozen=True)
-class Row:
-    """A product that was measured, or one pass of attention: ms of gptc, then of each library."""
-
-    what: str
-    calls: int
-    flops: int
-    ms: list[float]
-    error: float
-    sizes: str = ""
-    epilogue: str = ""
-
-    def cells(self) -> str:
-        """Ms, and each library's as a multiple of gptc's."""
-        ours, *theirs = self.ms
-        return " | ".join([f"{ours:.3f}", *(f"{ms:.3f} | {ms / ours:.2f}" for ms in theirs)])
 
 
 @dataclass(frozen=True)
@@ -153,7 +42,7 @@ class Operands:
     @classmethod
     def of(cls, call: Emitted) -> Operands:
         """Random operands, and results full of NaN."""
-        (_, form), (m, n, k) = call.product, (call.sizes[name] for name in "MNK")
+        (_, form), (m, n, k) = named(call), (call.sizes[name] for name in "MNK")
         shapes = {"a": (k, m) if form == "dW" else (m, k), "b": (n, k) if form == "forward" else (k, n)}
         tensors, results, bias, residual = {}, [], None, None
         for name, kind in call.pointers.items():
@@ -191,9 +80,16 @@ class Operands:
         return ", ".join(parts + ["gelu, with and without stored"] * self.gelu)
 
 
+def named(call: Emitted) -> tuple[str, str]:
+    """The layer and the form of a matrix product."""
+    found = (re.search(r"h_\d+_(\w+)_w(?:_bf16)?$", operand) for operand in call.operands)
+    layer = next((match[1] for match in found if match), "head")
+    return layer, FORMS[call.kernel.split("_")[1]]
+
+
 def measure_product(call: Emitted, calls: int, kernels: Kernels, repeats: int) -> Row:
     """A product's kernel, one without an epilogue, beside `torch.mm`."""
-    (layer, form), (m, n, k) = call.product, (call.sizes[name] for name in "MNK")
+    (layer, form), (m, n, k) = named(call), (call.sizes[name] for name in "MNK")
     what, operands = f"{layer} {form}", Operands.of(call)
     ours = kernels.work(call, operands.tensors)
     ours()
@@ -206,7 +102,7 @@ def measure_product(call: Emitted, calls: int, kernels: Kernels, repeats: int) -
 
 def measure_epilogue(call: Emitted, calls: int, kernels: Kernels, repeats: int) -> Row:
     """A forward product with its epilogue beside the fastest of cuBLASLt's that does the same."""
-    (layer, form), (m, n, k) = call.product, (call.sizes[name] for name in "MNK")
+    (layer, form), (m, n, k) = named(call), (call.sizes[name] for name in "MNK")
     what, operands = f"{layer} {form}", Operands.of(call)
     ours = kernels.work(call, operands.tensors)
     ours()
@@ -237,79 +133,30 @@ def _nan(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.full(shape, torch.nan, dtype=dtype, device="cuda")
 
 
-def measure_attention(forward: Emitted, grad: Emitted, calls: int, kernels: Kernels, repeats: int) -> Iterator[Row]:
-    """Both passes; the libraries get tensors that lie as gptc's do: q, k and v beside each other in one."""
-    b, h, t, d = (forward.sizes[name] for name in "BHTD")
-
-    def heads(names: str, fill: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
-        parts = names.split()
-        whole = fill((b, t, len(parts), h, d), dtype=torch.bfloat16, device="cuda")
-        return {name: whole[:, :, index].transpose(1, 2) for index, name in enumerate(parts)}
-
-    empty = partial(torch.full, fill_value=torch.nan)
-    tensors = heads("q k v", torch.randn) | heads("dout", torch.randn) | heads("out", empty) | heads("dq dk dv", empty)
-    for call in (forward, grad):
-        for name in (name for name in call.pointers if name in tensors):
-            strides = tuple(call.sizes[f"{name}_{axis}"] for axis in "bht")
-            assert tensors[name].stride() == (*strides, 1), f"{call.kernel} gets {name} with strides {strides}"
-    tensors["lse"] = torch.empty((b, h, t), device="cuda")
-    inputs, dout = [tensors[name].detach().requires_grad_() for name in "qkv"], tensors["dout"]
-    ours = [kernels.work(call, tensors) for call in (forward, grad)]
-    for work in ours:
-        work()
-    forwards = [partial(attend, inputs, backend) for backend in PEERS.values()]
-    outs = [work() for work in forwards]
-    backwards = [partial(torch.autograd.grad, out, inputs, dout, retain_graph=True) for out in outs]
-
-    exact = [x[:1].detach().float().requires_grad_() for x in inputs]  # of the first sequence: the others are alike
-    out = attend(exact, SDPBackend.MATH)
-    expected = [out.detach(), *torch.autograd.grad(out, exact, dout[:1].float())]
-    for name, theirs, work in zip(PEERS, outs, backwards, strict=True):
-        for x, y in zip([theirs.detach(), *work()], expected, strict=True):
-            check(name, x[:1], y)
-    errors = [check(name, tensors[name][:1], y) for name, y in zip(("out", "dq", "dk", "dv"), expected, strict=True)]
-    flops = 2 * b * h * t * t * d  # two products, half of each hidden
-    yield Row("forward", calls, flops, in_turns([ours[0], *forwards], repeats), errors[0])
-    yield Row("backward", calls, 5 * flops // 2, in_turns([ours[1], *backwards], repeats), max(errors))
-
-
-def attend(inputs: list[torch.Tensor], backend: SDPBackend) -> torch.Tensor:
-    """Causal attention of q, k and v by one of torch's backends, and no other."""
-    with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(*inputs, is_causal=True)
-
-
-def total(rows: list[Row]) -> Row:
-    """All calls of a step."""
-    calls, flops = sum(row.calls for row in rows), sum(row.calls * row.flops for row in rows)
-    ms = [sum(row.calls * row.ms[i] for row in rows) for i in range(len(rows[0].ms))]
-    return Row("a step", calls, flops, ms, max(row.error for row in rows))
-
-
-def report(options: argparse.Namespace, folder: Path) -> list[str]:
-    """The whole run as lines of Markdown."""
-    chosen = Options(target="cuda", precision="bf16")
-    request = Request(models_dir() / f"{options.model}.yaml", chosen, batch=options.batch, seq=options.seq)
-    compiled = compile_model(request, folder)
-    kernels = Kernels(build_model(compiled).library)
+def measure_products(calls: list[Emitted], kernels: Kernels, repeats: int) -> tuple[list[Row], list[Row]]:
+    """All products of a step alone, and those that have an epilogue with it; each list ends with its total."""
     products: dict[tuple[str, str], list[Emitted]] = {}
-    attention: dict[bool, list[Emitted]] = {False: [], True: []}
-    for call in emitted_calls(compiled.artefact.folder):
-        if call.kernel.startswith("gemm"):
-            products.setdefault(call.product, []).append(call)
-        else:
-            attention["_grad_" in call.kernel].append(call)
+    for call in calls:
+        products.setdefault(named(call), []).append(call)
     (plain,) = products["head", "forward"]
     rows, fused = [], []
     for (_, form), (call, *others) in products.items():
         count = 1 + len(others)
         if form == "forward" and call.kernel != plain.kernel:
-            fused.append(measure_epilogue(call, count, kernels, options.repeats))
+            fused.append(measure_epilogue(call, count, kernels, repeats))
             call = without_epilogue(call, plain)
-        rows.append(measure_product(call, count, kernels, options.repeats))
-    forward, backward = attention.values()
-    passes = list(measure_attention(forward[0], backward[0], len(forward), kernels, options.repeats))
-    rows, fused, passes = [*rows, total(rows)], [*fused, total(fused)], [*passes, total(passes)]
+        rows.append(measure_product(call, count, kernels, repeats))
+    return [*rows, total(rows)], [*fused, total(fused)]
+
+
+def report(options: argparse.Namespace, folder: Path) -> list[str]:
+    """The whole run as lines of Markdown."""
+    compiled = compiled_step(options, folder)
+    kernels = Kernels(build_model(compiled).library)
+    calls = emitted_calls(compiled.artefact.folder)
+    products = [call for call in calls if call.kernel.startswith("gemm")]
+    rows, fused = measure_products(products, kernels, options.repeats)
+    attention = cuda_attention.table([call for call in calls if call not in products], kernels, options.repeats)
     return [
         f"# {options.model}, bf16, B {options.batch}, T {options.seq}: products and attention beside the libraries, "
         f"{torch.cuda.get_device_name()}", "",
@@ -320,35 +167,18 @@ def report(options: argparse.Namespace, folder: Path) -> list[str]:
         "Products alone. Results of forward and dX are bf16, of dW f32, on both sides. gptc's differ from float32's of "
         f"the same operands by at most {rows[-1].error:.1e} (Frobenius, relative).", "",
         "| product | calls | M x N x K | gptc | cuBLAS | ratio | gptc, TFLOP/s |", "|---|---:|---|---:|---:|---:|---:|",
-        *(f"| {row.what} | {row.calls} | {row.sizes} | {row.cells()} | {row.flops / row.ms[0] / 1e9:,.0f} |"
+        *(f"| {row.what} | {row.calls} | {row.sizes} | {row.cells()} | {row.tflops} |"
           for row in rows), "",
         "Those that the step makes with an epilogue, beside the fastest algorithm that cuBLASLt proposes for the same: "
         "its epilogues BIAS and GELU_AUX_BIAS, the residual as the matrix that is added. Errors are at most "
         f"{fused[-1].error:.1e}.", "",
         "| product | calls | epilogue | gptc | cuBLASLt | ratio | gptc, TFLOP/s |",
         "|---|---:|---|---:|---:|---:|---:|",
-        *(f"| {row.what} | {row.calls} | {row.epilogue} | {row.cells()} | {row.flops / row.ms[0] / 1e9:,.0f} |"
+        *(f"| {row.what} | {row.calls} | {row.epilogue} | {row.cells()} | {row.tflops} |"
           for row in fused), "",
-        "Causal attention, as `scaled_dot_product_attention` with one backend or the other; q, k and v lie beside each "
-        f"other in one tensor. Errors are at most {passes[-1].error:.1e}.", "",
-        f"| attention | calls | gptc | {' | '.join(f'{name} | ratio' for name in PEERS)} | gptc, TFLOP/s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        *(f"| {row.what} | {row.calls} | {row.cells()} | {row.flops / row.ms[0] / 1e9:,.0f} |" for row in passes),
+        *attention,
     ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="gpt2-124m")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seq", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        text = "\n".join(report(options, Path(folder))) + "\n"
-    publish(text, options.out)
-
-
 if __name__ == "__main__":
-    main()
+    run(report, 30)
