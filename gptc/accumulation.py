@@ -27,12 +27,12 @@ def micro_steps(asked: Asked, batch: int, seq: int, ranks: int) -> int:
     if asked.total_batch is None:
         return asked.micro_steps or 1
     total, each = asked.total_batch, batch * seq * ranks
-    product = f"{f'{ranks} ranks x ' if ranks > 1 else ''}{batch} sequences x {seq} tokens = {each}"
+    product = f"{f'{ranks} ranks x ' if ranks > 1 else ''}{batch} sequences x {seq} tokens = {each:,}"
     found, rest = divmod(total, each)
     name, other = reversed(asked.names)
     if rest:
-        near = [f"{n * each} ({n} micro-step{'s' if n > 1 else ''})" for n in (found, found + 1) if n]
-        message = f"{name}: {total} tokens are no multiple of the {product} of a micro-step"
+        near = [f"{n * each:,} ({n} micro-step{'s' if n > 1 else ''})" for n in (found, found + 1) if n]
+        message = f"{name}: {total:,} tokens are no multiple of the {product} of a micro-step"
         raise InputError.of(message, None, f"the nearest {'are' if found else 'is'} {' and '.join(near)}")
     if asked.micro_steps not in (None, found):
         message = f"{other} {asked.micro_steps} and {name} {total} disagree: the latter takes {found} micro-steps"

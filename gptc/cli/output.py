@@ -60,15 +60,17 @@ class Output:
 
         Where the terminal is too narrow, text goes on in the next line; numbers, and names in the first column, do not.
         """
-        table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         table.show_header = any(columns)
         for index, column in enumerate(columns):
             right = column.startswith(">")
             whole = right or index == 0
             table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=whole, overflow="fold")
-        self._clear()
+        if title:
+            self.line(title, "bold")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
+        self._clear()
         with self.console.capture() as drawn:
             self.console.print(table, soft_wrap=False)
         text = drawn.get()

@@ -62,8 +62,22 @@ def settings_table(compiled: Compiled, job: Job, flags: TrainFlags, data: Data, 
     values = train | told | sizes  # None is a constant of another optimizer
     rows = [(name, str(value), origin(name)) for name, value in values.items() if value is not None]
     rows += [("data", data.source, "default" if data.source == STANDARD_LIBRARY else "--data"), *_flags(flags)]
+    idle = _idle(flags, values["schedule"], ranks)
+    rows = [row for row in rows if row[0] not in idle or row[2] != "default"]
     facts = _facts(compiled, job, data, ranks, total, values["steps"])
     return rows + [(name, value, "") for name, value in facts.items()]
+
+
+def _idle(flags: TrainFlags, schedule: str, ranks: int) -> set[str]:
+    """Settings that have no effect in this run."""
+    without = {
+        "gamma": schedule == "step",
+        "sample_tokens": flags.sample_every,
+        "hellaswag_every": flags.hellaswag,
+        "zero": ranks > 1,
+        "check_ranks_every": ranks > 1,
+    }
+    return {name for name, used in without.items() if not used}
 
 
 def _flags(flags: TrainFlags) -> list[Row]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 CHECKPOINTS = "checkpoints"
-NOTICE = "\nstopping: a checkpoint is written first; a second signal ends this at once\n"
+NOTICE = "\nstopping: a checkpoint is written first, for --resume auto; a second signal ends this at once\n"
 
 
 @compiles("train")
@@ -70,6 +70,8 @@ def train(job: Job, flags: TrainFlags, json: Json = False) -> None:
             sampler = _sampler(flags, job, codec, threads, output, leads) if flags.sample_every else None
             schedule_of(compiled.artefact, settings)  # a rate that cannot be is told before anything is written
             make_folder(folder)
+            if flags.resume is None and leads and (folder / WEIGHTS).exists():
+                output.line(f"{folder / WEIGHTS} is of an earlier run, and replaced when this one ends")
         if world is not None:
             assert model is not None
             began = beginning(compiled, job, flags, corpus, world)
@@ -175,7 +177,8 @@ def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output
     loss = "" if summary.loss is None else f": loss {summary.loss:.4f}"
     val = "" if summary.val_loss is None else f", validation loss {summary.val_loss:.4f}"
     peak = peak_rss()  # of this process, the first of several
-    output.line(f"{counted(summary.steps, 'step')} in {seconds(summary.seconds)} ({speed:,.0f} tokens/s){loss}{val}")
+    pace = f"in {seconds(summary.seconds)} ({speed:,.0f} tokens/s)" if summary.tokens else "were made before"
+    output.line(f"{counted(summary.steps, 'step')} {pace}{loss}{val}")
     output.line(f"peak memory {peak / 2**20:,.0f} MiB")
     output.line(f"weights in {folder / WEIGHTS}")
     output.result({

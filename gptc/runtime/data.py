@@ -102,7 +102,7 @@ def _split(train: Sequence[Tokens], need: int, batches: str) -> tuple[Sequence[T
     *whole, last = train
     kept = last.count - max(last.count // VAL_SHARE, need)
     if kept < need:
-        message = f"{last.name}: {last.count} tokens; {batches} need at least {2 * need}"
+        message = f"{last.name}: {last.count:,} tokens; {batches} need at least {2 * need:,}"
         raise InputError.of(message, None, "use more text, or compile the model with a smaller --batch or --seq")
     return (*whole, last.part(0, kept)), (last.part(kept, last.count),)
 

@@ -112,6 +112,7 @@ class Saver:
             except OSError as error:
                 lost = pause is None or error.errno == errno.ENOMEM
                 message = f"checkpoint of step {moment.step}: {error.strerror or error}"
+                message += "" if lost else f"; again in {pause:g} s"
                 self._troubles.append(Trouble(moment.step, message, lost))
                 if pause is None or lost:
                     raise
