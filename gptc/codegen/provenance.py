@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import cleandoc
+from textwrap import wrap
 
 from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call
@@ -12,6 +14,7 @@ from gptc.codegen.render import contract
 from gptc.codegen.target import Target
 from gptc.ir.analysis import cost
 from gptc.ir.graph import Node
+from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.region import Region
 
@@ -21,7 +24,7 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
 
     row_layer_norm_4ee542: 24 calls (12 in step, 12 in evaluate)
       models/gpt2-124m.yaml:33  a: layer_norm(x, ln_1.w, ln_1.b)
-      computes  layer_norm
+      computes  layer_norm: y = (x - mean) rstd w + b with the biased variance (Ba et al. 2016)
       moves     1.6 MB, 1.4 Mflop in its first call
       template  templates/cuda/row.cu.j2
       tuning    WIDTH 32
@@ -35,13 +38,24 @@ def provenance(calls: Sequence[tuple[str, Call]], sources: Mapping[str, str], ta
     lines = [
         f"{kernel.name}: {len(calls)} call{'s' * (len(calls) > 1)} ({where})",
         *(f"  {c_comment(line)}" for line in quotes),
-        f"  computes  {', '.join(dict.fromkeys(name for node in nodes for name in ops_of(node)))}",
+        *_computes(nodes),
         f"  moves     {_cost(nodes[0])} in its first call",
         f"  template  templates/{template}.j2",
         *([f"  tuning    {tuning}"] if tuning else []),
         *(f"  because   {note}" for note in dict.fromkeys(call.note for _, call in calls) if note),
     ]
     return [shorten(line, WIDTH - 3) for line in lines]
+
+
+def _computes(nodes: Sequence[Node]) -> list[str]:
+    """Each op with its mathematics: the first sentence of its docstring."""
+    lines = []
+    for name in dict.fromkeys(name for node in nodes for name in ops_of(node)):
+        paragraph, _, _ = cleandoc(REGISTRY[name].__doc__ or "").partition("\n\n")
+        sentence, _, _ = paragraph.partition(".  ")
+        words = " ".join(sentence.rstrip(".").split())
+        lines += wrap(f"{name}: {words}", WIDTH - 15, subsequent_indent="  ", break_long_words=False)
+    return [f"  {'' if index else 'computes':8}  {line}" for index, line in enumerate(lines)]
 
 
 def ops_of(node: Node) -> list[str]:

@@ -170,7 +170,8 @@ def test_provenance() -> None:
     assert provenance(calls, {"models/a.yaml": "graph:\n  y: a + b - c */\n"}, TARGET) == [
         f"{call.kernel.name}: 3 calls (2 in step, 1 in evaluate)",
         "  models/a.yaml:2  y: a + b - c * /",
-        "  computes  add, sub",
+        "  computes  add: y = a + b",
+        "            sub: y = a - b",
         "  moves     8.0 MB, 1.0 Mflop in its first call",
         "  template  templates/c/map.c.j2",
     ]

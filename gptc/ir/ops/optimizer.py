@@ -75,10 +75,10 @@ class GlobalNorm(Op):
 
 @register
 class AdamW(Op):
-    """One step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), bias-corrected.
-
+    """One step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), bias-corrected:
     m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2  with g scaled by `scale`;
     p' = p - lr (mhat / (sqrt(vhat) + eps) + weight_decay p),  mhat = m' / (1 - beta1^step),  vhat likewise.
+
     Operands p, g, m, v, then the scalars lr, step (1 at the first update) and scale.  With `copy`, a dtype, a fourth
     result is p' rounded to it; or p itself is bf16.  With `stochastic` what is bf16 is rounded as `stochastic_round`
     does, by a seed that stands behind v.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register
 class ReduceSum(Op):
-    """Sum over `axes`, which are all leading or all trailing ones; `keepdims` leaves them with size 1."""
+    """Sum over `axes`, all leading or all trailing ones; `keepdims` leaves them with size 1."""
 
     name = "reduce_sum"
     axes: tuple[int, ...] = ()

@@ -5,7 +5,9 @@
 //   tests/system/models/tiny.yaml:21  proj:    {w: {shape: [C, C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C], ...
 //   tests/system/models/tiny.yaml:23  fc:      {w: {shape: [4*C, C], init: normal(0.02)}, b: {shape: [4*C], init: z ...
 //   tests/system/models/tiny.yaml:24  fc_proj: {w: {shape: [C, 4*C], init: normal(0.02 / sqrt(2*L))}, b: {shape: [C ...
-//   computes  adamw
+//   computes  adamw: One step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), bias-corrected: m' =
+//               beta1 m + (1 - beta1) g, v' = beta2 v + (1 - beta2) g^2 with g scaled by `scale`; p' = p - lr (mhat /
+//               (sqrt(vhat) + eps) + weight_decay p), mhat = m' / (1 - beta1^step), vhat likewise
 //   moves     57.4 kB, 41.0 kflop in its first call
 //   template  templates/c/adamw.c.j2
 #include "support.h"

@@ -1,6 +1,7 @@
 // attention_causal_6d2fa8: 4 calls (2 in step, 2 in evaluate)
 //   tests/system/models/tiny.yaml:34  y: x + linear(merge_heads(matmul(p, v)), proj.w, proj.b)
-//   computes  attention
+//   computes  attention: out = softmax(scale q k^T) v, over the positions up to its own if `causal`; lse = log sum
+//               e^scores
 //   moves     16.6 kB, 32.8 kflop in its first call
 //   template  templates/c/attention.c.j2
 //   tuning    MR 4

@@ -2,7 +2,9 @@
 //   tests/system/models/tiny.yaml:37  logits: linear(layer_norm(x, ln_f.w, ln_f.b), wte)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
 //   tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
-//   computes  sub, mul, reduce_sum
+//   computes  sub: y = a - b
+//             mul: y = a b
+//             reduce_sum: Sum over `axes`, all leading or all trailing ones; `keepdims` leaves them with size 1
 //   moves     8.7 kB, 3.1 kflop in its first call
 //   template  templates/c/column.c.j2
 #include "support.h"

@@ -1,6 +1,8 @@
 // gemm_nt_add_gelu_63dffe: 2 calls (2 in step)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
-//   computes  matmul, add, gelu
+//   computes  matmul: y = op(a) op(b), where op transposes the last two axes if asked
+//             add: y = a + b
+//             gelu: Tanh form of GELU (Hendrycks & Gimpel 2016): y = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
 //   moves     53.8 kB, 340.0 kflop in its first call
 //   template  templates/c/matmul.c.j2
 //   tuning    MR 6, NR 16

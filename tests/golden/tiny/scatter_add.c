@@ -1,7 +1,7 @@
 // scatter_add_c4bc81: 2 calls (2 in step)
 //   tests/system/models/tiny.yaml:15  wte: {shape: [V, C], init: normal(0.02), pad: {V: 64}}
 //   tests/system/models/tiny.yaml:28  x: embedding(wte, tokens) + embedding(wpe, positions)
-//   computes  scatter_add
+//   computes  scatter_add: y = base with dy[i, :] added to row ids[i], in order of i; sums are in f32 or wider
 //   moves     12.4 kB, 1.0 kflop in its first call
 //   template  templates/c/scatter_add.c.j2
 #include "support.h"

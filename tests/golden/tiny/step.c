@@ -3,7 +3,8 @@
 #include "model.h"
 #include "offsets.h"
 
-// Where the tensors of this program lie in the arena. Those that are never needed together may share memory.
+// Where the tensors of this program lie in the arena, in bytes: type, {strides} of a view, first and last call that
+// needs it. Those that are never needed together may share memory. `d_x` is the gradient of `x`.
 enum {
     positions = 171648,              // i32[T=16], calls 0 to 89
     x_embedding = 114688,            // f32[B=2,T=16,C=32], calls 1 to 3
