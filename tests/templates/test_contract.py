@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,33 +81,42 @@ def test_emitted_text_is_tidy(template: str) -> None:
     assert not [line for line in lines if len(line) > 120]
 
 
-def run_suite(variables: dict[str, str]) -> None:
-    """The numeric tests of this folder, for the widest vectors, in a process with other environment variables."""
+def sanitizers() -> dict[str, str]:
+    """The variables under which the kernels are compiled with the sanitizers, and the interpreter bears them."""
+    names = [f"-print-file-name=lib{name}.so" for name in ("asan", "ubsan")]
+    found = [subprocess.run([CC, name], capture_output=True, text=True, check=True).stdout.strip() for name in names]
+    return {
+        "GPTC_TEST_CFLAGS": "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all",
+        "LD_PRELOAD": " ".join(found),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
+    }
+
+
+@pytest.fixture(scope="module")
+def suites() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The numeric tests of this folder, for the widest vectors, in two processes at once."""
+    variables = {"clang": {"CC": "clang"}, "sanitizers": sanitizers()}
+    if shutil.which("clang") is None:
+        del variables["clang"]
+    if not all(Path(runtime).is_absolute() for runtime in variables["sanitizers"]["LD_PRELOAD"].split()):
+        del variables["sanitizers"]
     folder = Path(__file__).parent
     files = [str(path) for path in sorted(folder.glob("test_*.py")) if path != Path(__file__)]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", next(iter(TARGETS)), *files]
-    done = subprocess.run(command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    out = subprocess.PIPE
+    started = {
+        name: subprocess.Popen(command, env=os.environ | v, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, text=True)
+        for name, v in variables.items()
+    }
+    yield started
+    for process in started.values():
+        with process:
+            process.kill()
 
 
-@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
-def test_clang() -> None:
-    run_suite({"CC": "clang"})
-
-
-def test_sanitizers() -> None:
-    runtimes = [
-        subprocess.run(
-            [CC, f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("asan", "ubsan")
-    ]
-    if not all(Path(runtime).is_absolute() for runtime in runtimes):
-        pytest.skip("no sanitizer runtimes")
-    run_suite(
-        {
-            "GPTC_TEST_CFLAGS": "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all",
-            "LD_PRELOAD": " ".join(runtimes),
-            "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
-        }
-    )
+@pytest.mark.parametrize("name", ["clang", "sanitizers"])
+def test_others_agree(suites: dict[str, subprocess.Popen[str]], name: str) -> None:
+    if name not in suites:
+        pytest.skip(f"{name}: not installed")
+    said, _ = suites[name].communicate()
+    assert suites[name].returncode == 0, said
