@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gptc.model import load_description
+from gptc.model.functions import FUNCTIONS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -59,6 +62,16 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 def test_the_readme_lists_every_page() -> None:
     assert all(f"docs/{page.name}" in README for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_page_about_models_is_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs/model.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "example.yaml").write_text(example)
+    load_description(tmp_path / "example.yaml")
+    for name, function in sorted(FUNCTIONS.items()):
+        meaning = (function.build.__doc__ or "").strip().splitlines()[0].rstrip(".")
+        assert f"| `{function.usage}` | {meaning} |" in page, name
 
 
 def test_the_model_of_the_readme_is_the_one_shipped() -> None:

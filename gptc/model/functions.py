@@ -89,6 +89,7 @@ def _activation(op: type[Elementwise]) -> None:
     def build(b: ModelBuilder, x: Value) -> Tensors:
         return _first(b.apply(op(), (x,)))
 
+    build.__doc__ = op.__doc__
     FUNCTIONS[op.name] = Function(op.name, build)
 
 

@@ -9,6 +9,11 @@ from gptc.model.source import quoted
 
 INPUTS = ("tokens", "targets", "positions")
 """Values that every graph starts with."""
+PROGRAMS = (
+    "tokens", "targets", "positions", "token", "position", "last", "lr", "step", "first", "max_loss", "max_norm",
+    "loss_scale", "loss", "losses", "logits", "norm", "clip_scale", "seeds",
+)  # fmt: skip
+"""Inputs, outputs and state that programs call so: no parameter can."""
 BOUND = {"B": "the batch, bound by --batch"}
 """Dims that are bound when a model is compiled."""
 

@@ -11,7 +11,7 @@ from gptc.ir.types import Dim
 from gptc.model import schema, tree
 from gptc.model.dims import arithmetic, size
 from gptc.model.expression import Call, Expr, Name, parse_expression
-from gptc.model.names import BOUND, name_problem
+from gptc.model.names import BOUND, PROGRAMS, name_problem
 from gptc.model.source import Report, quoted
 
 MAX_REPEAT = 1024
@@ -103,7 +103,7 @@ class _Resolver:
             inside, full = (*path, name), f"{prefix}{name}"
             if self.exhausted(inside):
                 break
-            if problem := self.name_problem(name, inside):
+            if problem := self.name_problem(name, inside, isinstance(child, schema.Group)):
                 self.report.error(problem, self.root.key(inside).span)
             elif isinstance(child, schema.Param):
                 if made := self.param(child, inside, full):
@@ -120,9 +120,12 @@ class _Resolver:
             count = repeat_count(self.root, path, self.dims)
         return tuple(self.group(group, path, f"{full}.{i}.") for i in range(count))
 
-    def name_problem(self, name: str, path: tree.Path) -> str | None:
-        clash = len(path) == 2 and (name in self.dims or name in BOUND)
-        return f"{quoted(name)} is a dim already" if clash else name_problem(name)
+    def name_problem(self, name: str, path: tree.Path, group: bool) -> str | None:
+        if len(path) == 2 and (name in self.dims or name in BOUND):
+            return f"{quoted(name)} is a dim already"
+        if len(path) == 2 and name in PROGRAMS and not group:
+            return f"{quoted(name)} is what programs call an input or output, and cannot be a parameter"
+        return name_problem(name)
 
     def exhausted(self, path: tree.Path) -> bool:
         """True, once with a message, when repeats within repeats have made too much."""
