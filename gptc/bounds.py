@@ -12,7 +12,6 @@ import numpy as np
 from gptc.errors import InternalError
 from gptc.ir.body import body
 from gptc.ir.graph import Node
-from gptc.ir.op import Array
 from gptc.ir.ops.attention import Attention, AttentionGrad, repeat_heads
 from gptc.ir.ops.cache import AttentionCached, CacheAppend, unseen
 from gptc.ir.ops.collective import Collective, NormOverRanks, OwnSquares
@@ -22,7 +21,7 @@ from gptc.ir.ops.leaf import Iota
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, SumSquares
 from gptc.ir.ops.region import Column, Gemm, Region, Row
 from gptc.ir.ops.shape import Concat
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 from gptc.running_error import (
     ROUND,
     SUBNORMAL,

@@ -22,10 +22,10 @@ from gptc.bounds import bounded
 from gptc.errors import Diagnostic, NumericsError, StorageError
 from gptc.ir.analysis import roots
 from gptc.ir.graph import Graph, Value
-from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Constant, Input
 from gptc.ir.ops.shape import View
 from gptc.ir.text import parse_graphs
+from gptc.ir.types import Array
 from gptc.running_error import Bounded
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.init import SEED, draw, initialise

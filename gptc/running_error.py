@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptc.ir.body import INDICES, REDUCTIONS, SCALARS, Body, positions
-from gptc.ir.op import Array
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 
 U = 2.0**-24
 """Unit roundoff of float32."""

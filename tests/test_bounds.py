@@ -11,9 +11,8 @@ import pytest
 from gptc.bounds import bounded
 from gptc.ir.body import SCALARS
 from gptc.ir.graph import Node
-from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Input
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 from gptc.running_error import ROUND, UNITS, Bounded, U, product, reduced, step, summed
 from tests.codegen.native import nodes_with_kernels, sample_graph
 from tests.ir.samples import OPS, operands, samples_of

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gptc.codegen.kernel import ceil_div
 from gptc.codegen.tensor_cores import PROCESSORS, Plan
+from gptc.codegen.vectors import ACCESS
 from gptc.ir.graph import Value
 from gptc.ir.types import DType
 
@@ -22,8 +23,6 @@ FEW_FLOATS = 8
 """Most rows where the ordinary units multiply."""
 STEP = {DType.f32: 128, DType.bf16: 32, DType.f16: 32}
 """Elements of a row that a warp multiplies at a time."""
-ACCESS = 16
-"""Bytes."""
 LARGEST_CLUSTER = 8
 """Blocks that every device can have in a cluster."""
 CHUNK = 512

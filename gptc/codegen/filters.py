@@ -13,6 +13,8 @@ import numpy as np
 
 from gptc.errors import InternalError
 
+WIDTH = 120
+"""Most characters of an emitted line that has places to break."""
 MAX_NAME = 64
 """C guarantees 63 significant characters; linkers take far more."""
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gptc.codegen.filters import WIDTH
 from gptc.codegen.kernel import Call
 from gptc.codegen.program import Program, Tensor
 from gptc.codegen.provenance import ops_of
@@ -24,7 +25,6 @@ from gptc.passes.memory import ArenaReport
 from gptc.shares import share
 
 FORMAT = 1
-WIDTH = 120
 
 Json = dict[str, Any]
 

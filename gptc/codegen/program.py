@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from gptc.codegen.filters import c_comment, c_float, c_ident, c_int
+from gptc.codegen.filters import WIDTH, c_comment, c_float, c_ident, c_int
 from gptc.codegen.kernel import Argument, Call, Element, Scratch
 from gptc.errors import InternalError, Span
 from gptc.ir.analysis import intervals
@@ -22,7 +22,6 @@ from gptc.ir.ops.leaf import Constant
 from gptc.ir.types import TensorType
 
 SEGMENTS = ("params", "state", "io", "arena")
-WIDTH = 120
 
 LOCAL = frozenset((*SEGMENTS, "m", "AFTER", "MODEL_H", "OFFSETS_H", "KERNELS_H"))
 """Names that every program source uses for something else."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from inspect import cleandoc
 from textwrap import wrap
 
-from gptc.codegen.filters import c_comment
+from gptc.codegen.filters import WIDTH, c_comment
 from gptc.codegen.kernel import Call
-from gptc.codegen.program import WIDTH, quote, shorten
+from gptc.codegen.program import quote, shorten
 from gptc.codegen.render import contract
 from gptc.codegen.target import Target
 from gptc.ir.analysis import cost

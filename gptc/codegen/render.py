@@ -17,15 +17,12 @@ from typing import Any
 
 import jinja2
 
-from gptc.codegen.filters import c_comment, c_float, c_ident, c_int, check_code
+from gptc.codegen.filters import WIDTH, c_comment, c_float, c_ident, c_int, check_code
 from gptc.codegen.kernel import KernelSpec, Parameter
 from gptc.codegen.program import shorten
 from gptc.codegen.target import Target
 from gptc.errors import InternalError
 from gptc.resources import template_dir
-
-LINE = 120
-"""Longest line of an argument list."""
 
 
 @cache
@@ -149,7 +146,7 @@ def _aligned(lines: list[str]) -> list[str]:
     matches = [match for line in lines if (match := _COMMENTED.fullmatch(line))]
     width = max((len(match[2]) for match in matches), default=0)
     found = [f"{match[1]}{match[2]:{width}} {match[3]}" for match in matches]
-    return found if found and max(map(len, found)) <= LINE else lines
+    return found if found and max(map(len, found)) <= WIDTH else lines
 
 
 def render_kernel(target: Target, spec: KernelSpec, header: Sequence[str]) -> str:
@@ -202,11 +199,11 @@ def signature_lines(signature: Sequence[Parameter]) -> list[str]:
     heads = [f"{p.ctype}{p.name}{'' if p is last else ','}" for p in tensors]
     width = max(map(len, heads), default=0)
     commented = (f"{h:{width}s} // {p.comment}" if p.comment else h for h, p in zip(heads, tensors, strict=True))
-    lines = [shorten(line, LINE - 4) for line in commented]
+    lines = [shorten(line, WIDTH - 4) for line in commented]
     row = ""
     for p in numbers:
         word = f"{p.ctype} {p.name}{'' if p is last else ','}"
-        if row and len(row) + len(word) > LINE - 5:
+        if row and len(row) + len(word) > WIDTH - 5:
             lines.append(row)
             row = ""
         row = f"{row} {word}" if row else word

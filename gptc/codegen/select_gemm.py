@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from gptc.codegen.few_rows import ACCESS, cut_product, is_param, most_rows
+from gptc.codegen.few_rows import cut_product, is_param, most_rows
 from gptc.codegen.kernel import Call, KernelSpec, Parameter, Scratch
 from gptc.codegen.loops import Strides, collapse
 from gptc.codegen.operands import Names, ctype, read, tensor_parameter, write
@@ -15,6 +15,7 @@ from gptc.codegen.scalar import Block, Expr
 from gptc.codegen.stems import stem
 from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import Matmul, Plan, begin_aligned
+from gptc.codegen.vectors import ACCESS
 from gptc.errors import InternalError
 from gptc.ir.body import Stmt
 from gptc.ir.compose import live

@@ -29,9 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 
-Array = np.ndarray[Any, Any]
 Arg = str | float
 """A statement's argument: the name of an earlier value, or a literal."""
 

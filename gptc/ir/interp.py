@@ -15,10 +15,9 @@ import numpy as np
 from gptc.errors import InputError, InternalError
 from gptc.ir.analysis import ARENA, intervals
 from gptc.ir.graph import Graph, Node, Placement, Value
-from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Constant, Input
 from gptc.ir.ops.shape import View
-from gptc.ir.types import TensorType
+from gptc.ir.types import Array, TensorType
 
 Feeds = Mapping[str, Array]
 """Arrays by the key of input and buffer leaves."""

@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-import numpy as np
-
-from gptc.ir.types import Shape, TensorType, broadcast
+from gptc.ir.types import Array, Shape, TensorType, broadcast
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
     from gptc.ir.graph import Value
 
-Array = np.ndarray[Any, Any]
 Types = tuple[TensorType, ...]
 Values = Sequence["Value"]
 Grads = Sequence["Value | None"]

@@ -12,6 +12,8 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+
 
 class DType(enum.Enum):
     """Element types.  The value is the name used in `.gir`, manifests and kernel names."""

@@ -51,7 +51,7 @@ class Cache:
     """What keys and values are kept in: `f32`, `bf16` or `f16`."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        after = _Narrowing(graph, self.tokens, DType(self.dtype)).run(context)
+        after = _Shortening(graph, self.tokens, DType(self.dtype)).run(context)
         for node in after.nodes:
             if node.op.name == "attention_cached":
                 size = 2 * node.operands[1].type.nbytes
@@ -63,7 +63,7 @@ def obstacle(graph: Graph) -> tuple[Node, str] | None:
     """The first node that keeps a model from computing token by token, and why; None if there is none."""
     context = Context()
     try:
-        _Narrowing(graph, 1, DType.f32).run(context)
+        _Shortening(graph, 1, DType.f32).run(context)
     except Mixed as reason:
         return context.node or graph.nodes[-1], str(reason)
     return None
@@ -73,7 +73,7 @@ Cut = tuple[Op, int]
 """The op that a node becomes, and the axis of positions in its results."""
 
 
-class _Narrowing:
+class _Shortening:
     """One walk over the graph.  `axis` has the axis of positions of each value that has one."""
 
     def __init__(self, graph: Graph, tokens: int, dtype: DType) -> None:

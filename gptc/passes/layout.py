@@ -23,6 +23,7 @@ from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.shape import Concat, Reshape, Split, Transpose, View
 from gptc.passes.manager import Context
+from gptc.passes.rewrite import with_operands
 from gptc.passes.strided import Places, Strided, join
 
 HEADS_INWARD = (0, 2, 1, 3)
@@ -112,16 +113,16 @@ class _Folding:
     # -- nodes that read elements ------------------------------------------------------------------------------
 
     def dense(self, node: Node) -> Node:
-        return reading(node, partial(self.places.dense, reader=node))
+        return with_operands(node, partial(self.places.dense, reader=node))
 
     def elementwise(self, node: Node) -> Node:
-        return reading(node, partial(self.places.strided, reader=node))
+        return with_operands(node, partial(self.places.strided, reader=node))
 
     def attention(self, node: Node) -> Node:
         """Heads that are merged next are written merged."""
         assert isinstance(node.op, (Attention, AttentionCached))
         op, (out, *statistics) = node.op, node.results
-        node = reading(node, partial(self.places.rows, reader=node))
+        node = with_operands(node, partial(self.places.rows, reader=node))
         if not any(u.op == Transpose(HEADS_INWARD) for u in self.graph.users[out.name]):
             return node
         merged = Value(out.name, merged_type(out.type))
@@ -131,12 +132,12 @@ class _Folding:
 
     def cache_append(self, node: Node) -> Node:
         """New keys or values are read where the projection left them."""
-        return reading(node, partial(self.places.rows, reader=node))
+        return with_operands(node, partial(self.places.rows, reader=node))
 
     def attention_grad(self, node: Node) -> Node:
         """Gradients that are joined next are written as one [B, T, (H + 2 Hkv) D]."""
         assert isinstance(node.op, AttentionGrad)
-        new = reading(node, partial(self.places.rows, reader=node))
+        new = with_operands(node, partial(self.places.rows, reader=node))
         if not self.joined(node):
             return new
         op = replace(node.op, packed=True)
@@ -181,9 +182,3 @@ class _Folding:
             self.places.turned(v, node) if flip else self.places.rows(v, node) for v, flip in ((a, flip_a), (b, flip_b))
         )
         return replace(node, op=op, operands=operands)
-
-
-def reading(node: Node, take: Callable[[Value], Value]) -> Node:
-    """The node with operands that `take` provides."""
-    operands = tuple(map(take, node.operands))
-    return replace(node, operands=operands) if operands != node.operands else node

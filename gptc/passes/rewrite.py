@@ -54,7 +54,7 @@ class Rewriter:
         """Rebuild the graph."""
         for old in self.before.nodes:
             self.context.node = old
-            node = with_operands(old, tuple(map(self.use, old.operands)))
+            node = with_operands(old, self.use)
             with self.b.place(node.span, node.origin):
                 answer = next((a for rule in rules.get(node.op.name, ()) if (a := rule(self, node)) is not None), node)
             if isinstance(answer, Node):
@@ -65,8 +65,9 @@ class Rewriter:
         return replace(self.before, nodes=tuple(self.b.nodes), outputs=outputs)
 
 
-def with_operands(node: Node, operands: tuple[Value, ...]) -> Node:
-    """The node with other operands; the very same node when they are not other ones."""
+def with_operands(node: Node, take: Callable[[Value], Value]) -> Node:
+    """The node with what `take` makes of each operand; the very same node when they are not other ones."""
+    operands = tuple(map(take, node.operands))
     return node if operands == node.operands else replace(node, operands=operands)
 
 

@@ -45,12 +45,12 @@ def share(graph: Graph) -> Graph:
     replaced: dict[str, Value] = {}
     nodes: list[Node] = []
     for old in graph.nodes:
-        node = with_operands(old, tuple(replaced.get(v.name, v) for v in old.operands))
+        node = with_operands(old, lambda v: replaced.get(v.name, v))
         first = known.setdefault((node.op, node.operands), node.results)
         if first is node.results:
             nodes.append(node)
         else:
-            replaced |= {v.name: w for v, w in zip(node.results, first, strict=True)}
+            replaced.update({v.name: w for v, w in zip(node.results, first, strict=True)})
     outputs = tuple(Output(o.name, replaced.get(o.value.name, o.value)) for o in graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
 

@@ -21,6 +21,7 @@ from gptc.errors import GptcError, NumericsError, Span
 from gptc.runtime.calls import planned
 from gptc.runtime.manifest import DTYPES, Segment
 from gptc.runtime.model import Model
+from gptc.runtime.snapshot import lasting_state
 from gptc.runtime.world import World
 
 RATE = "lower the learning rate, or lengthen the warmup"
@@ -81,13 +82,12 @@ def explained(model: Model, world: World, message: str, again: Callable[[], obje
 
 
 def _find(model: Model, again: Callable[[], object]) -> dict[str, Any] | None:
-    for tensor in (*model.artefact.manifest.params, *model.artefact.manifest.state):
-        if not tensor.name.endswith(".grad"):  # sums of gradients may be anything between two steps
-            shape = [*tensor.shape]
-            strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-            value = StoredValue(tensor.name, tensor.segment, tensor.offset, tensor.nbytes, shape, strides, tensor.dtype)
-            if found := _look(value, model):
-                return asdict(found)
+    for tensor in (*model.artefact.manifest.params, *lasting_state(model)):
+        shape = [*tensor.shape]
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        value = StoredValue(tensor.name, tensor.segment, tensor.offset, tensor.nbytes, shape, strides, tensor.dtype)
+        if found := _look(value, model):
+            return asdict(found)
     watch = _Watch(model)
     model.on_call(watch.after)
     try:

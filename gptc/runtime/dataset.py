@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gptc.errors import InputError, StorageError
 from gptc.runtime.hashing import content_hash
-from gptc.runtime.manifest import Size, Strict
+from gptc.runtime.manifest import Size, Strict, first_mistake
 from gptc.runtime.shard import MAX_TOKENS, Shard, open_shard
 
 MANIFEST = "manifest.json"
@@ -111,9 +111,7 @@ def parse_dataset(text: bytes, path: Path) -> Dataset:
     try:
         return Dataset.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:200] or "manifest"
-        raise InputError.of(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}", None, AGAIN) from None
+        raise InputError.of(f"{path}: {first_mistake(error)}", None, AGAIN) from None
 
 
 def read_dataset(folder: Path) -> Dataset | None:

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import append, replacing
 from gptc.runtime.events import Evaluation, Event, Sample, Score, Step
+from gptc.runtime.manifest import first_mistake
 
 METRICS, MAIN_LOG = "metrics.jsonl", "main.log"
 MAX_LINE = 4 << 20
@@ -170,8 +171,7 @@ def _entry(found: dict[str, Any]) -> Entry | None:
     try:
         return Entry(float(when), KINDS[kind].validate_python(found | void))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise ValueError(f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"{kind}: {first_mistake(error)}") from None
 
 
 def _precedes(line: bytes, step: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptc.runtime.toolchain import host_cpu
+from gptc.runtime.toolchain import cpu_name
 
 BUSY = 0.5
 """Share of the machine that others may use before a measurement says so."""
@@ -38,8 +38,7 @@ class Machine:
 
 
 def this_machine(threads: int) -> Machine:
-    fields = dict(line.partition("=")[::2] for line in host_cpu().splitlines())
-    cpu = fields.get("model name") or platform.processor() or platform.machine()
+    cpu = cpu_name() or platform.processor() or platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(cpu, os.cpu_count() or 1, threads, memory, f"{platform.system()} {platform.release()}")
 

@@ -238,10 +238,14 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "manifest"
-        message = first["msg"].removeprefix("Value error, ")
-        raise StorageError.of(f"{path}: {place}: {message}", None, REEMIT) from None
+        raise StorageError.of(f"{path}: {first_mistake(error)}", None, REEMIT) from None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """`params.0.shape: what is wrong there`, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))[:200] or "manifest"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _check_unique(what: str, names: Iterable[str]) -> None:

@@ -87,6 +87,12 @@ def host_cpu() -> str:
     return "\n".join(f"{name.strip()}={value.strip()}" for name, _, value in fields if name.strip() in CPU_FIELDS)
 
 
+def cpu_name() -> str:
+    """What its maker calls the processor; empty where the system does not tell."""
+    fields = dict(line.partition("=")[::2] for line in host_cpu().splitlines())
+    return fields.get("model name", "")
+
+
 def _binary_identity(path: str) -> list[str | int]:
     status = os.stat(path)
     return [os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns]

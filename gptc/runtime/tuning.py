@@ -18,7 +18,7 @@ from gptc.errors import StorageError
 from gptc.runtime.atomic import replacing
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.machine import cores
-from gptc.runtime.toolchain import host_cpu
+from gptc.runtime.toolchain import cpu_name, host_cpu
 
 FORMAT = 1
 FOLDER = "tuning"
@@ -76,8 +76,7 @@ def save_tuning(root: Path, instructions: str, choices: Mapping[str, Mapping[str
     """Add to what is known of this machine; returns the file."""
     path = _path(root, instructions)
     known = load_tuning(root, instructions).choices | {key: dict(point) for key, point in choices.items()}
-    fields = dict(line.partition("=")[::2] for line in host_cpu().splitlines())
-    cpu = f"{cores()} cores of {fields.get('model name', 'an unnamed processor')}, {instructions}"
+    cpu = f"{cores()} cores of {cpu_name() or 'an unnamed processor'}, {instructions}"
     data = TuningFile(format=FORMAT, machine=_machine(instructions), cpu=cpu, choices=dict(sorted(known.items())))
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Value
-from gptc.ir.op import Array
 from gptc.ir.ops.embedding import Embedding
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.ops.loss import CrossEntropy
-from gptc.ir.types import Dim, DType, TensorType
+from gptc.ir.types import Array, Dim, DType, TensorType
 
 VOCABULARY = 11
 

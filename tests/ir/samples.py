@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptc.ir.op import Array, Op
+from gptc.ir.op import Op
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.loss import CrossEntropy, CrossEntropyGrad
 from gptc.ir.text import parse_type
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 
 OPS = sorted(REGISTRY)
 Sample = tuple[Op, tuple[TensorType, ...]]

@@ -11,7 +11,7 @@ from gptc.ir.body import body
 from gptc.ir.build import Builder
 from gptc.ir.graph import Value
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array, Op, ShapeError
+from gptc.ir.op import Op, ShapeError
 from gptc.ir.ops.attention import Attention, AttentionGrad
 from gptc.ir.ops.elementwise import Cast, CausalMask
 from gptc.ir.ops.embedding import Embedding, ScatterAdd
@@ -24,7 +24,7 @@ from gptc.ir.ops.region import Gemm, Map
 from gptc.ir.ops.shape import BroadcastTo, Concat, Reshape, Split, Transpose, View
 from gptc.ir.ops.softmax import Softmax
 from gptc.ir.text import parse_type
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 from tests.ir.samples import f32
 
 

@@ -13,9 +13,8 @@ from gptc.errors import InputError, InternalError
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Node
 from gptc.ir.interp import check_plan, interpret, interpret_planned
-from gptc.ir.op import Array
 from gptc.ir.text import parse_graph, print_graph
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 from tests.ir.planned import by_hand, fused_step
 from tests.ir.random_graphs import feeds, graphs
 from tests.ir.samples import f32

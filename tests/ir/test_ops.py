@@ -11,11 +11,11 @@ import pytest
 from gptc.ir.build import Builder
 from gptc.ir.graph import Value
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array, Op, ShapeError
+from gptc.ir.op import Op, ShapeError
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.leaf import Leaf
 from gptc.ir.text import parse_graph, print_graph
-from gptc.ir.types import TensorType
+from gptc.ir.types import Array, TensorType
 from tests.ir.samples import OPS, every_sample, f32, operands
 
 EVERY_SAMPLE = every_sample()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gptc.ir.body import SCALARS
-from gptc.ir.op import Array
 from gptc.ir.ops.optimizer import AdamW
 from gptc.ir.ops.random import Seeds, StochasticRound
+from gptc.ir.types import Array
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Value
-from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Input
-from gptc.ir.types import Dim, DType
+from gptc.ir.types import Array, Dim, DType
 from gptc.options import Options
 from gptc.passes import pipelines
 from gptc.passes.copies import copies

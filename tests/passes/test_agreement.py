@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gptc.ir.graph import Graph
 from gptc.ir.interp import check_plan, interpret
-from gptc.ir.op import Array
 from gptc.ir.text import parse_graph, print_graph
+from gptc.ir.types import Array
 from gptc.options import Options
 from gptc.passes import pipelines
 from gptc.passes.manager import Context, run_pass

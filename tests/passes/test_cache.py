@@ -9,8 +9,8 @@ import pytest
 
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer
+from gptc.ir.types import Array
 from gptc.model import build_graph, load_description
 from gptc.options import Options
 from gptc.passes import can_cache, recognise

@@ -10,8 +10,7 @@ from gptc.errors import Span
 from gptc.ir.build import Builder
 from gptc.ir.graph import Graph, Value
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 from gptc.passes.differentiate import Differentiate, parameters, sum_to
 from gptc.passes.manager import Context, UserFault
 from gptc.passes.recognise import Recognise

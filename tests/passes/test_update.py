@@ -12,9 +12,8 @@ from gptc.codegen.target import target_for
 from gptc.errors import InputError
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array
 from gptc.ir.ops.random import Seeds, StochasticRound
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 from gptc.options import Options
 from gptc.passes import pipelines
 from gptc.passes.differentiate import Differentiate, parameters

@@ -16,9 +16,8 @@ import numpy as np
 from gptc.ir.analysis import buffers
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array
 from gptc.ir.ops.leaf import Buffer, Input
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 from gptc.model import Description, build_graph, load_description
 from gptc.options import Options
 from gptc.passes import pipelines

@@ -10,8 +10,7 @@ import pytest
 from gptc.check import check_artefact
 from gptc.compiler import plan
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 from gptc.model import build_graph, load_description
 from gptc.options import Options
 from gptc.request import Request

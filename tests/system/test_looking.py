@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from gptc.ir.interp import interpret
-from gptc.ir.op import Array
-from gptc.ir.types import DType
+from gptc.ir.types import Array, DType
 from gptc.model import build_graph, load_description
 from gptc.runtime.choices import ChoiceLoader, Question, write_questions
 from gptc.runtime.cpu import CpuModel

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, need, need_count, register
+from gptc.ir.op import Op, Types, need, need_count, register
 from gptc.ir.ops.attention import merged_type, repeat_heads, widen
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 
 
 def need_positions(x: TensorType, positions: TensorType) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Pairs, Ranks, ShapeError, Types, need, need_count, register
+from gptc.ir.op import Op, Pairs, Ranks, ShapeError, Types, need, need_count, register
 from gptc.ir.ops.optimizer import need_scalars, scalar_like
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 from gptc.shares import part, share
 
 

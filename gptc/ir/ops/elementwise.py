@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gptc.ir.body import Body, body, evaluate
-from gptc.ir.op import Array, Grads, Op, Samples, Types, Values, iteration_space, need, need_count, register
-from gptc.ir.types import DType, TensorType
+from gptc.ir.op import Grads, Op, Samples, Types, Values, iteration_space, need, need_count, register
+from gptc.ir.types import Array, DType, TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder

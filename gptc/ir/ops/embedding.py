@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
-from gptc.ir.types import DType, TensorType
+from gptc.ir.op import Grads, Op, Types, Values, need, need_count, register
+from gptc.ir.types import Array, DType, TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder

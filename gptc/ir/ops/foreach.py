@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from gptc.ir.op import Array, Op, Pairs, Ranks, Types, need, register
+from gptc.ir.op import Op, Pairs, Ranks, Types, need, register
 from gptc.ir.ops.collective import OwnShare, OwnSquares
 from gptc.ir.ops.optimizer import AdamW, SumSquares
-from gptc.ir.types import TensorType
+from gptc.ir.types import Array, TensorType
 
 T = TypeVar("T")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptc.ir.op import Array, Op, Types, need_count, register
-from gptc.ir.types import DType, TensorType
+from gptc.ir.op import Op, Types, need_count, register
+from gptc.ir.types import Array, DType, TensorType
 
 
 class Leaf(Op):

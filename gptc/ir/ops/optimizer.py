@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 
 from gptc.ir.body import Body, Stmt, body, evaluate
-from gptc.ir.op import Array, Op, Samples, Types, need, need_count, register
+from gptc.ir.op import Op, Samples, Types, need, need_count, register
 from gptc.ir.ops.random import StochasticRound
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 from gptc.rates import RATES
 
 

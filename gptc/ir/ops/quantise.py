@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gptc.ir.op import Array, Op, Types, need, need_count, register
-from gptc.ir.types import DType, TensorType
+from gptc.ir.op import Op, Types, need, need_count, register
+from gptc.ir.types import Array, DType, TensorType
 from gptc.quantisation import quantise
 
 

@@ -7,9 +7,9 @@ on from a checkpoint draws those that it would have drawn.
 from __future__ import annotations
 
 from gptc.ir.body import body, evaluate
-from gptc.ir.op import Array, Types, need, need_count, register
+from gptc.ir.op import Types, need, need_count, register
 from gptc.ir.ops.elementwise import Elementwise
-from gptc.ir.types import DType, TensorType
+from gptc.ir.types import Array, DType, TensorType
 
 
 @register

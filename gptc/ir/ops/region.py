@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptc.ir.body import REDUCTIONS, Body, body, evaluate
-from gptc.ir.op import Array, Op, Pairs, Types, iteration_space, need, need_count, register
+from gptc.ir.op import Op, Pairs, Types, iteration_space, need, need_count, register
 from gptc.ir.ops.matmul import matmul_eval, matmul_type
-from gptc.ir.types import Dim, DType, Shape, TensorType
+from gptc.ir.types import Array, Dim, DType, Shape, TensorType
 
 ITSELF = Body(("x",), (), ("x",))
 """The body that passes its input on."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gptc.ir.body import Body, evaluate
-from gptc.ir.op import Array, Op, ShapeError, Types, iteration_space, need
+from gptc.ir.op import Op, ShapeError, Types, iteration_space, need
 from gptc.ir.ops.region import element_names
-from gptc.ir.types import Dim, DType, Shape, TensorType
+from gptc.ir.types import Array, Dim, DType, Shape, TensorType
 
 
 class RowOp(Op):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptc.ir.op import Array, Grads, Op, Types, Values, need, need_count, register
-from gptc.ir.types import TensorType
+from gptc.ir.op import Grads, Op, Types, Values, need, need_count, register
+from gptc.ir.types import Array, TensorType
 
 if TYPE_CHECKING:
     from gptc.ir.build import Builder
