@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptc.errors import InputError, InternalError, ToolMissing
+from gptc.errors import InputError, ToolMissing
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.hooks import Exchange, Guard, set_hooks
+from gptc.runtime.library import AFTER, SMALLER, Memory, Views, entry_point
 from gptc.runtime.machine import cores
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
@@ -31,15 +32,6 @@ CROWD = 8
 """Threads on a core that still end in about the time of one; a hundred would take a hundred times as long."""
 SPIN = "2000"
 """Turns that a thread waits for the next kernel before it sleeps: a few microseconds."""
-SMALLER = "compile the model with a smaller --batch or --seq"
-AFTER = ctypes.CFUNCTYPE(None, ctypes.c_int)
-"""The hook of `templates/c/program/after.c`."""
-
-
-class Memory(ctypes.Structure):
-    """`struct gptc_memory` of the emitted code."""
-
-    _fields_ = tuple((name, ctypes.c_void_p) for name in SEGMENTS)
 
 
 class CpuModel:
@@ -53,14 +45,11 @@ class CpuModel:
         _check_processor(self._library, artefact)
         if hasattr(self._library, "omp_get_max_threads"):  # what OMP_NUM_THREADS says
             _check_threads(self._library.omp_get_max_threads())
-        self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
+        self._programs = {p.name: entry_point(self._library, p.function) for p in artefact.manifest.programs}
         _check_memory(artefact)
         self._segments = {name: _allocate(artefact.manifest.segments[name]) for name in SEGMENTS}
         self._memory = Memory(*(segment.ctypes.data for segment in self._segments.values()))
-        self._views = {tensor.name: self._view(tensor) for tensor in artefact.manifest.tensors}
-        self._masters = artefact.manifest.masters
-        self._stale = False
-        """Whether copies of parameters may be older than the parameters."""
+        self._views = Views(artefact, self._view)
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
         self._hook: Callable[[int], None] | None = None
         self._guard = Guard()
@@ -71,9 +60,7 @@ class CpuModel:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A tensor in place, padding included: writes go to the model's memory."""
-        self._stale |= name in self._masters
-        view = self._views.get(name)
-        return self._views[self.artefact.tensor(name).name] if view is None else view
+        return self._views[name]
 
     def valid(self, param: Param) -> NDArray[Any]:
         """The part of a parameter that is not padding, in place."""
@@ -85,7 +72,7 @@ class CpuModel:
 
     def segment(self, name: Segment) -> NDArray[np.uint8]:
         """The raw bytes of a segment, in place: "params", "state", "io" or "arena"."""
-        self._stale |= name == "params" and bool(self._masters)
+        self._views.hand_out(name)
         return self._segments[name]
 
     def peek(self, name: Segment, offset: int, size: int) -> NDArray[np.uint8]:
@@ -108,8 +95,8 @@ class CpuModel:
         """
         self.running = self.artefact.program(program).name
         function = self._programs[self.running]
-        if self._stale:
-            self._stale, self._after.value = False, None
+        if self._views.stale:
+            self._views.stale, self._after.value = False, None
             self._programs["refresh"](ctypes.byref(self._memory))
         self._after.value = ctypes.cast(self._trampoline, ctypes.c_void_p).value if self._hook else None
         function(ctypes.byref(self._memory))
@@ -182,15 +169,6 @@ def _check_threads(n: int) -> None:
     if not 1 <= n <= most:
         hint = "each core needs one; without --threads and OMP_NUM_THREADS it gets it"
         raise InputError.of(f"{n} threads: must be in 1..{most} on {cores()} cores", None, hint)
-
-
-def symbol(library: ctypes.CDLL, name: str) -> Any:
-    try:
-        function = getattr(library, name)
-    except AttributeError:
-        raise InternalError.of(f"the manifest names {name}, which the library does not define") from None
-    function.argtypes, function.restype = [ctypes.POINTER(Memory)], None
-    return function
 
 
 def _check_memory(artefact: Artefact) -> None:

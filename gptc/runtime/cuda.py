@@ -22,13 +22,11 @@ from numpy.typing import NDArray
 from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.calls import kernel_of, made_for
-from gptc.runtime.cpu import AFTER, SMALLER, Memory, symbol
 from gptc.runtime.device import Gpu, Graph, Staging, allocate, bindings, download, driver, failure, this_gpu, upload
 from gptc.runtime.hooks import Exchange, Guard, set_hooks
+from gptc.runtime.library import AFTER, SMALLER, Memory, Views, entry_point, failure_text
 from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
 
-FAILURE_BYTES = 256
-"""Of `gptc_failure` in the library."""
 OLDEST = 80
 """The oldest architecture that kernels are written for, sm_80."""
 
@@ -107,17 +105,13 @@ class CudaModel:
         if not plain:
             bindings()  # missing, it is told now and not at the second step
         self._library = _load(library)
-        self._programs = {p.name: symbol(self._library, p.function) for p in artefact.manifest.programs}
-        self._failure = (ctypes.c_char * FAILURE_BYTES).in_dll(self._library, "gptc_failure")
+        self._programs = {p.name: entry_point(self._library, p.function) for p in artefact.manifest.programs}
         sizes = artefact.manifest.segments
         self._segments = {name: allocate(sizes[name]) for name in SEGMENTS}
         self._memory = Memory(*(int(segment) for segment in self._segments.values()))
         self.stream = self._driver.Stream()  # of the kind that waits for copies, which go to the default stream
         ctypes.c_void_p.in_dll(self._library, "gptc_stream").value = self.stream.handle
-        self._views = {t.name: self._view(t) for t in artefact.manifest.tensors}
-        self._masters = artefact.manifest.masters
-        self._stale = False
-        """Whether copies of parameters may be older than the parameters."""
+        self._views = Views(artefact, self._view)
         self._graphs: dict[str, Graph | None] = {}
         """Programs that have run: None until they are recorded."""
         self._after = ctypes.c_void_p.in_dll(self._library, "gptc_after")
@@ -131,9 +125,7 @@ class CudaModel:
 
     def __getitem__(self, name: str) -> DeviceTensor:
         """A tensor on the device, padding included."""
-        self._stale |= name in self._masters
-        view = self._views.get(name)
-        return self._views[self.artefact.tensor(name).name] if view is None else view
+        return self._views[name]
 
     def valid(self, param: Param) -> DevicePart:
         """The part of a parameter that is not padding."""
@@ -157,7 +149,7 @@ class CudaModel:
 
     def place(self, name: Segment) -> tuple[int, int]:
         """Address and bytes of a segment, to write to it."""
-        self._stale |= name == "params" and bool(self._masters)
+        self._views.hand_out(name)
         return int(self._segments[name]), self.artefact.manifest.segments[name]
 
     def peek(self, name: Segment, offset: int, size: int) -> NDArray[np.uint8]:
@@ -222,8 +214,8 @@ class CudaModel:
 
         It ends before the program begins, whose kernels may ask for parameters before they wait for each other.
         """
-        if self._stale:
-            self._stale, self._after.value = False, None
+        if self._views.stale:
+            self._views.stale, self._after.value = False, None
             self._queue("refresh")
             self._synchronise("refresh")
 
@@ -249,7 +241,7 @@ class CudaModel:
         except self._driver.Error as error:
             span, ops = made_for(self.artefact, kernel)
             raise failure(where, str(error), ops, span) from None
-        if said := self._failure.value.decode(errors="replace"):
+        if said := failure_text(self._library):
             span, ops = made_for(self.artefact, said.split(":")[0])
             raise InternalError.of(f"{where}: cannot launch {said}", span, None, *filter(None, (ops,)))
 

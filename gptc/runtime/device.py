@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptc.errors import GptcError, InputError, InternalError, Span, StorageError, ToolMissing
-from gptc.runtime.cpu import SMALLER
 from gptc.runtime.launch import local_rank
+from gptc.runtime.library import SMALLER
 
 PLAIN = "or leave graphs away with --plain-launches"
 LOST = ("ecc", "unavailable", "lost", "disconnected", "nvlink", "contained", "unknown error", "hardware")

@@ -17,9 +17,9 @@ import numpy as np
 
 from gptc.errors import InputError, InternalError
 from gptc.runtime.cache import Cache
-from gptc.runtime.cpu import SMALLER
 from gptc.runtime.device import driver, this_gpu
 from gptc.runtime.hashing import content_hash
+from gptc.runtime.library import SMALLER, failure_text
 from gptc.runtime.manifest import Build
 from gptc.runtime.probe import LIBRARY, REPEATS, SECONDS, Peaks
 from gptc.runtime.toolchain import find_compiler
@@ -111,8 +111,8 @@ class GpuProbe:
             last.record()
             last.synchronize()
             times.append(float(first.time_till(last)) / 1e3)
-        if failure := (ctypes.c_char * 256).in_dll(self._library, "gptc_failure").value:
-            raise InternalError.of(f"a probe failed: {failure.decode(errors='replace')}")
+        if failure := failure_text(self._library):
+            raise InternalError.of(f"a probe failed: {failure}")
         return min(times[1:])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
+from gptc.runtime.library import Views
 from gptc.runtime.manifest import SEGMENTS
 from tests.conftest import WARNINGS
 from tests.system.workshop import make
@@ -77,8 +78,7 @@ class ChildModel(CpuModel):
         self.artefact = artefact
         folder = make(artefact, parent)
         self._segments = {name: _share(folder / name, artefact.manifest.segments[name]) for name in SEGMENTS}
-        self._views = {tensor.name: self._view(tensor) for tensor in artefact.manifest.tensors}
-        self._masters, self._stale = artefact.manifest.masters, False
+        self._views = Views(artefact, self._view)
         self._hook: Callable[[int], None] | None = None
         built = artefact.manifest.build
         (folder / "runner.c").write_text(RUNNER % ", ".join(p.function for p in artefact.manifest.programs))
@@ -109,8 +109,8 @@ class ChildModel(CpuModel):
         self._hook = hook
 
     def run(self, program: str) -> None:
-        if self._stale:
-            self._stale = False
+        if self._views.stale:
+            self._views.stale = False
             self._run("refresh", None)
         self._run(program, self._hook)
 
