@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from gptc.cli.flags import Job, Json, Program, compiles
 if TYPE_CHECKING:
     from gptc.codegen.program import Program as Lowered
     from gptc.compiler import Planned
+    from gptc.passes.manager import Remark
 
 
 @compiles(mode=None)
@@ -65,13 +67,25 @@ def remarks(job: Job, program: Program = None, json: Json = False) -> None:
         for p in programs for c in p.calls if c.note
     ]  # fmt: skip
     found = [(name, r) for name, r in (*planned.remarks, *slower) if program in (None, name)]
-    for name, remark in found:
-        output.line(f"{f'{remark.span}: ' if remark.span else ''}{name}: {remark}")
+    for line in _told(found):
+        output.line(line)
     output.result({"remarks": [
         {"program": name, "pass": r.pass_name, "kind": r.kind, "node": r.node, "message": r.message, "bytes": r.bytes,
          "span": str(r.span) if r.span else None}
         for name, r in found
     ]})  # fmt: skip
+
+
+def _told(remarks: Sequence[tuple[str, Remark]]) -> Iterator[str]:
+    """A line for each remark of a program; those that layers have in common are one."""
+    lines: dict[str, list[str]] = {}
+    for program, r in remarks:
+        size = {"done": "saves ", "missed": "would save "}.get(r.kind, "") + f"{r.bytes / 1e6:.1f} MB"
+        place, size = f"{r.span}: " if r.span else "", f" ({size})" if r.bytes >= 50_000 else ""
+        line = f"{place}{program}: {r.pass_name}: {r.kind}: %{r.node}: {r.message}{size}"
+        lines.setdefault(re.sub(r"\.\d+(?=\.)|_\d+(?=:)", lambda m: f"{m[0][0]}*", line), []).append(line)
+    for common, alike in lines.items():
+        yield alike[0] if len(alike) == 1 else f"{common}, {len(alike)} times"
 
 
 @compiles()

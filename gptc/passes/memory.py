@@ -82,8 +82,9 @@ def plan_programs(
     sizes, offsets = lay_out(stored)
     arenas = tuple(s.report for s in stored)
     for graph, report in zip(complete, arenas, strict=True):
-        text = f"arena {report.arena}, lower bound {report.lower_bound}, sum of tensors {report.sum_of_tensors} bytes"
-        context.note("memory", graph.nodes[-1], f"{graph.name}: {text}", report.arena)
+        bound, total = f"lower bound {report.lower_bound:,}", f"sum of tensors {report.sum_of_tensors:,} bytes"
+        text = f"{graph.name}: arena {report.arena:,}, {bound}, {total}"
+        context.note("memory", graph.nodes[-1], text, report.arena)
     sizes[ARENA] = max((r.arena for r in arenas), default=0)
     spaces = tuple(s.scratch for s in stored)
     return tuple(s.placed(offsets) for s in stored), MemoryReport(sizes, offsets, arenas, spaces)

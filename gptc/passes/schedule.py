@@ -39,7 +39,7 @@ class Schedule:
         if after > before:
             return given.at("scheduled")
         if eager.nodes != given.nodes:
-            message = f"{graph.name}: at most {after} bytes alive at a time, {before} in the given order"
+            message = f"at most {after:,} bytes alive at a time, {before:,} in the given order"
             context.done(self.name, graph.nodes[-1], message, before - after)
         return eager.at("scheduled")
 
