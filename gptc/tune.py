@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptc.compiler import Planned, emit_model, lower, plan
+from gptc.contracts import SEGMENTS
 from gptc.errors import InputError
 from gptc.request import Request
 from gptc.runtime.build import build
 from gptc.runtime.cache import Cache
 from gptc.runtime.cpu import CpuModel
-from gptc.runtime.manifest import SEGMENTS
 from gptc.runtime.profile import WARM_UP, TrainingStep, time_calls
 from gptc.runtime.tuning import Choices, save_tuning
 

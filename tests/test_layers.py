@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    "errors": 0, "options": 0, "quantisation": 0, "rates": 0, "resources": 0, "shares": 0, "ir": 1, "model": 2,
-    "passes": 2, "codegen": 3, "runtime": 4, "accumulation": 5, "bounds": 5, "budget": 5, "check": 5, "compiler": 5,
-    "corpus": 5, "memo": 5, "report": 5, "request": 5, "running_error": 5, "tune": 5, "cli": 5, "__main__": 5,
-    "__init__": 5,
+    "contracts": 0, "errors": 0, "options": 0, "quantisation": 0, "rates": 0, "resources": 0, "shares": 0, "ir": 1,
+    "model": 2, "passes": 2, "codegen": 3, "runtime": 4, "accumulation": 5, "bounds": 5, "budget": 5, "check": 5,
+    "compiler": 5, "corpus": 5, "memo": 5, "report": 5, "request": 5, "running_error": 5, "tune": 5, "cli": 5,
+    "__main__": 5, "__init__": 5,
 }  # fmt: skip
 ONLY_IN = {
     "networkx": ("gptc/passes/",),

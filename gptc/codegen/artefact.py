@@ -16,7 +16,6 @@ import gptc
 from gptc.codegen.filters import c_comment
 from gptc.codegen.kernel import Call, KernelSpec
 from gptc.codegen.manifest import (
-    FORMAT,
     Json,
     lasting_tensors,
     memory_json,
@@ -32,6 +31,7 @@ from gptc.codegen.provenance import provenance
 from gptc.codegen.render import cuda_headers, render, render_kernel
 from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
+from gptc.contracts import FORMAT
 from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.text import print_graphs

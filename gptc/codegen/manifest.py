@@ -24,8 +24,6 @@ from gptc.ir.types import DType
 from gptc.passes.memory import ArenaReport
 from gptc.shares import share
 
-FORMAT = 1
-
 Json = dict[str, Any]
 
 

@@ -15,13 +15,12 @@ from functools import cached_property
 
 from gptc.codegen.filters import WIDTH, c_comment, c_float, c_ident, c_int
 from gptc.codegen.kernel import Argument, Call, Element, Scratch
+from gptc.contracts import SEGMENTS
 from gptc.errors import InternalError, Span
 from gptc.ir.analysis import intervals
 from gptc.ir.graph import Graph, Placement, Value
 from gptc.ir.ops.leaf import Constant
 from gptc.ir.types import TensorType
-
-SEGMENTS = ("params", "state", "io", "arena")
 
 LOCAL = frozenset((*SEGMENTS, "m", "AFTER", "MODEL_H", "OFFSETS_H", "KERNELS_H"))
 """Names that every program source uses for something else."""

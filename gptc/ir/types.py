@@ -12,6 +12,8 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
+from gptc.contracts import DTYPES
+
 Array = np.ndarray[Any, Any]
 
 
@@ -28,7 +30,7 @@ class DType(enum.Enum):
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        return _NUMPY[self]
+        return DTYPES[self.value]
 
     @property
     def size(self) -> int:
@@ -48,16 +50,7 @@ class DType(enum.Enum):
         return self.value
 
 
-_NUMPY: dict[DType, np.dtype[Any]] = {
-    DType.f64: np.dtype(np.float64),
-    DType.f32: np.dtype(np.float32),
-    DType.bf16: np.dtype(ml_dtypes.bfloat16),
-    DType.f16: np.dtype(np.float16),
-    DType.i32: np.dtype(np.int32),
-    DType.i8: np.dtype(np.int8),
-    DType.u8: np.dtype(np.uint8),
-}
-_FROM_NUMPY = {kind: dtype for dtype, kind in _NUMPY.items()}
+_FROM_NUMPY = {dtype.numpy: dtype for dtype in DType}
 
 
 class Dim(int):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import takewhile
 
+from gptc.contracts import ALIGNMENT
 from gptc.errors import Diagnostic, InternalError
 from gptc.ir.analysis import Interval, buffers, intervals, roots, segments
 from gptc.ir.graph import STAGES, Graph, Node, Value
@@ -27,7 +28,6 @@ from gptc.ir.ops.region import Gemm, Map
 from gptc.ir.ops.shape import View
 from gptc.ir.types import TensorType
 
-ALIGNMENT = 64
 """Bytes; a storage begins at a multiple of it (a cache line, and the widest vector)."""
 
 Findings = Iterator[Diagnostic]

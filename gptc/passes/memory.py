@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gptc.contracts import ALIGNMENT
 from gptc.ir.analysis import ARENA, Interval, handovers, intervals, segments
 from gptc.ir.graph import Graph, Node, Placement
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.ops.shape import View
-from gptc.ir.verify import ALIGNMENT
 from gptc.passes.manager import Context
 from gptc.passes.offsets import Life, lower_bound, plan, round_up
 from gptc.passes.outputs import append_copies

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptc.ir.verify import ALIGNMENT
+from gptc.contracts import ALIGNMENT
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from gptc.contracts import DTYPES, dtype_name
 from gptc.errors import InputError, StorageError
 from gptc.runtime.atomic import Written, fresh_folder, write_file
 from gptc.runtime.hashing import file_hash
-from gptc.runtime.manifest import DTYPES, Extent, Manifest, Name, Shape, Size, State, Strict, dtype_name
+from gptc.runtime.manifest import Extent, Manifest, Name, Shape, Size, State, Strict
 from gptc.runtime.model import Model
 from gptc.runtime.snapshot import Snapshot, extent, lasting_state, own, shape
 from gptc.runtime.tensorfile import pieces

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptc.contracts import SEGMENTS, Segment
 from gptc.errors import InputError, ToolMissing
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.hooks import Exchange, Guard, set_hooks
 from gptc.runtime.library import AFTER, SMALLER, Memory, Views, entry_point
 from gptc.runtime.machine import cores
-from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
+from gptc.runtime.manifest import Param, Tensor
 
 WORD = 8
 """Bytes of the numbers that checksums add up."""

@@ -19,13 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gptc.contracts import SEGMENTS, Segment
 from gptc.errors import InputError, InternalError, ToolMissing
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.calls import kernel_of, made_for
 from gptc.runtime.device import Gpu, Graph, Staging, allocate, bindings, download, driver, failure, this_gpu, upload
 from gptc.runtime.hooks import Exchange, Guard, set_hooks
 from gptc.runtime.library import AFTER, SMALLER, Memory, Views, entry_point, failure_text
-from gptc.runtime.manifest import SEGMENTS, Param, Segment, Tensor
+from gptc.runtime.manifest import Param, Tensor
 
 OLDEST = 80
 """The oldest architecture that kernels are written for, sm_80."""

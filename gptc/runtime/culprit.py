@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptc.contracts import DTYPES, Segment
 from gptc.errors import GptcError, NumericsError, Span
 from gptc.runtime.calls import planned
-from gptc.runtime.manifest import DTYPES, Segment
 from gptc.runtime.model import Model
 from gptc.runtime.snapshot import lasting_state
 from gptc.runtime.world import World

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptc.contracts import Segment
 from gptc.errors import GptcError, InputError, StorageError, ToolMissing
 from gptc.runtime.cuda import CudaModel
 from gptc.runtime.device import Gpu
 from gptc.runtime.interrupt import Interrupted, hold
 from gptc.runtime.job import SIGNS
-from gptc.runtime.manifest import Segment
 from gptc.runtime.model import Model
 from gptc.runtime.mpi import MpiExchange
 from gptc.runtime.nccl import NcclExchange, new_id

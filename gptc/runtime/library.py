@@ -6,9 +6,10 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from gptc.contracts import SEGMENTS, Segment
 from gptc.errors import InternalError
 from gptc.runtime.artefact import Artefact
-from gptc.runtime.manifest import SEGMENTS, Segment, Tensor
+from gptc.runtime.manifest import Tensor
 
 View = TypeVar("View")
 

@@ -9,36 +9,16 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-import ml_dtypes
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gptc.contracts import ALIGNMENT, DTYPES, FORMAT, SEGMENTS, Segment
 from gptc.errors import InputError, StorageError
 from gptc.shares import share
 
-FORMAT = 1
 REEMIT = "compile the model again; emitted files are not meant to be edited in place"
-ALIGNMENT = 64  # bytes: every segment, and every tensor in its segment
-
-Segment = Literal["params", "state", "io", "arena"]
-SEGMENTS: tuple[Segment, ...] = get_args(Segment)  # in the order of `struct gptc_memory`
-DTYPES: dict[str, np.dtype[np.generic]] = {
-    "f64": np.dtype(np.float64),
-    "f32": np.dtype(np.float32),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "f16": np.dtype(np.float16),
-    "i32": np.dtype(np.int32),
-    "i8": np.dtype(np.int8),
-    "u8": np.dtype(np.uint8),
-}
-
-
-def dtype_name(dtype: np.dtype[np.generic]) -> str:
-    """The spelling of a dtype of `DTYPES`."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
-
 
 Size = Annotated[int, Field(ge=0, lt=1 << 62)]
 Extent = Annotated[int, Field(ge=1, lt=1 << 40)]

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gptc.contracts import ALIGNMENT
 from gptc.errors import InternalError
 from gptc.runtime.cache import Cache
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.machine import last_level_cache
-from gptc.runtime.manifest import ALIGNMENT, Build
+from gptc.runtime.manifest import Build
 from gptc.runtime.toolchain import find_compiler, host_cpu
 
 LIBRARY = "probe.so"

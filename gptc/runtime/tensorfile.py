@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gptc.runtime.manifest import dtype_name
+from gptc.contracts import dtype_name
 
 ALIGNMENT = 8  # of the first tensor, by spaces behind the header
 

@@ -11,11 +11,11 @@ from typing import Self
 
 import numpy as np
 
+from gptc.contracts import SEGMENTS
 from gptc.runtime.artefact import Artefact
 from gptc.runtime.cpu import CpuModel
 from gptc.runtime.init import initialise
 from gptc.runtime.library import Views
-from gptc.runtime.manifest import SEGMENTS
 from tests.conftest import WARNINGS
 from tests.system.workshop import make
 
