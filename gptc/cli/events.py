@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from gptc.cli.output import Output, printable
 from gptc.cli.pace import Pace
 from gptc.runtime.events import Began, Evaluation, Event, Sample, Saved, Score, Skipped, Step, Trouble
 from gptc.runtime.log import Log
-
-if TYPE_CHECKING:
-    from gptc.cli.output import Output
 
 FIRST = 10
 """So many steps are always told."""
@@ -111,8 +109,3 @@ class Watch:
 
             sinks["TensorBoard"] = TensorBoard(self.folder, step)
         return Reporter(self.output, sinks, self.steps, replace(self.began, step=step))
-
-
-def printable(text: str) -> str:
-    """Without what would make a terminal do something: a model may write any bytes."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

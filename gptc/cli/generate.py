@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -47,16 +48,29 @@ def generate(
     load_weights(model, weights or Path("runs") / manifest.model / WEIGHTS)
     start, ids = time.perf_counter(), codec.encode(prompt.encode()).tolist()
     found = []
-    if not json:
-        sys.stdout.buffer.write(prompt.encode())
+    say = (lambda text: None) if json else _writer()
+    say(prompt.encode())
     for token in write(model, ids, tokens, sampling):
         found.append(token)
-        if not json:
-            sys.stdout.buffer.write(codec.decode([token]))
-            sys.stdout.buffer.flush()
+        say(codec.decode([token]))
     took = time.perf_counter() - start
-    if not json:
-        print(flush=True)
+    say(b"\n")
     print(f"{len(found)} tokens in {seconds(took)} ({len(found) / took:,.1f} tokens/s)", file=sys.stderr)
     text = codec.decode(found).decode("utf-8", "replace")
     output.result({"prompt": prompt, "text": text, "tokens": found, "seconds": took, "seed": sampling.seed})
+
+
+def _writer() -> Callable[[bytes], None]:
+    """Writes text as it comes: to a terminal only what it can show, else every byte."""
+    import codecs
+    import sys
+
+    from gptc.cli.output import printable
+
+    decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
+
+    def say(text: bytes) -> None:
+        sys.stdout.buffer.write(printable(decoder.decode(text)).encode() if decoder else text)
+        sys.stdout.buffer.flush()
+
+    return say

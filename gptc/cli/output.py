@@ -113,6 +113,11 @@ def size(nbytes: float) -> str:
     return f"{nbytes / 1e6:,.1f} MB"
 
 
+def printable(text: str) -> str:
+    """Without what would make a terminal do something: a model may write any bytes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def counted(number: int, what: str) -> str:
     """`1 step`, `2,000 steps`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -19,7 +19,7 @@ def tune(
     """Search for the fastest kernels of a training step on this machine; later compilations use them."""
     from dataclasses import asdict
 
-    from gptc.cli.output import Output, Ticker
+    from gptc.cli.output import Output, Ticker, counted
     from gptc.tune import tune as search
 
     output = Output(json)
@@ -33,10 +33,9 @@ def tune(
     if rows:
         output.table("faster than the default", ("kernel", "values", ">default ms", ">ms", ">saved"), rows)
     left = f"; no time for {report.left} more" if report.left else ""
-    output.line(
-        f"{report.rounds} rounds{left}: a step takes {report.ms:,.2f} ms, {report.default_ms:,.2f} with defaults"
-    )
+    rounds = f"{counted(report.rounds, 'round')}{left}"
+    output.line(f"{rounds}: a step takes {report.ms:,.2f} ms, {report.default_ms:,.2f} with defaults")
     if report.dropped:
-        output.line(f"{report.dropped} rounds gave other bits than the defaults and were dropped", "bold")
+        output.line(f"{counted(report.dropped, 'round')} gave other bits than the defaults: dropped", "bold")
     output.line(f"kept in {report.path}" if report.path else "the defaults stay")
     output.result(asdict(report) | {"path": str(report.path) if report.path else None})

@@ -34,7 +34,8 @@ class Machine:
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"{self.threads} threads on {self.cores} cores of {self.cpu}, {self.memory / 2**30:,.0f} GiB"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{threads} on {self.cores} cores of {self.cpu}, {self.memory / 2**30:,.0f} GiB"
 
 
 def this_machine(threads: int) -> Machine:
