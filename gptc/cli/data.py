@@ -191,9 +191,9 @@ def convert_tokenizer(
 def _require_new(path: Path) -> None:
     """Nothing is overwritten, and what cannot be written is told before the work."""
     from gptc.errors import InputError
+    from gptc.runtime.vocabulary import need_suffix
 
-    if path.suffix not in (".bin", ".tiktoken"):
-        raise InputError.of(f"{path}: the suffix is not .bin or .tiktoken", None, "it chooses the format")
+    need_suffix(path)
     if path.exists():
         raise InputError.of(f"{path}: exists already, and nothing is overwritten", None, "name another file with --out")
 

@@ -18,7 +18,7 @@ from gptc.ir.op import Op
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Cast, Elementwise
 from gptc.ir.ops.leaf import Constant
-from gptc.ir.ops.shape import BroadcastTo, Reshape, Transpose
+from gptc.ir.ops.shape import Transpose
 from gptc.ir.types import DType
 from gptc.passes.manager import Context
 from gptc.passes.rewrite import Rewriter, Rule, rewrite, with_operands
@@ -90,13 +90,13 @@ def _needless_broadcast(r: Rewriter, node: Node) -> Node | None:
     return replace(node, operands=tuple(narrow)) if tuple(narrow) != node.operands else None
 
 
-def _reshape(r: Rewriter, node: Node) -> Value | Node | None:
-    """A reshape to the same shape is nothing; one of a reshape needs only the last."""
+def _reshaped(r: Rewriter, node: Node) -> Value | Node | None:
+    """A reshape or broadcast to the same shape is nothing; one of its kind needs only the last."""
     (x,) = node.operands
     if x.type.shape == node.results[0].type.shape:
         return x
     producer = r.producer(x)
-    return replace(node, operands=producer.operands) if isinstance(producer.op, Reshape) else None
+    return replace(node, operands=producer.operands) if isinstance(producer.op, type(node.op)) else None
 
 
 def _transpose(r: Rewriter, node: Node) -> Value | Node | None:
@@ -109,15 +109,6 @@ def _transpose(r: Rewriter, node: Node) -> Value | Node | None:
         return None
     perm = tuple(inner.op.perm[i] for i in node.op.perm)
     return replace(node, op=Transpose(perm), operands=inner.operands)
-
-
-def _broadcast_to(r: Rewriter, node: Node) -> Value | Node | None:
-    """To the same shape it is nothing; one of a broadcast needs only the last."""
-    (x,) = node.operands
-    if x.type.shape == node.results[0].type.shape:
-        return x
-    producer = r.producer(x)
-    return replace(node, operands=producer.operands) if isinstance(producer.op, BroadcastTo) else None
 
 
 def _copy(r: Rewriter, node: Node) -> Value | None:
@@ -164,9 +155,9 @@ _SPECIAL: dict[str, tuple[Rule, ...]] = {
     "sub": (_neutral(0, 1),),
     "mul": (_neutral(1, 0, 1),),
     "div": (_neutral(1, 1),),
-    "reshape": (_reshape,),
+    "reshape": (_reshaped,),
     "transpose": (_transpose,),
-    "broadcast_to": (_broadcast_to,),
+    "broadcast_to": (_reshaped,),
     "copy": (_copy,),
     "cast": (_cast,),
     "embedding": (_all_rows,),

@@ -62,20 +62,25 @@ def read_vocabulary(path: Path) -> Vocabulary:
     return found
 
 
+def need_suffix(path: Path) -> None:
+    """Raises InputError for a name that does not tell in which format to write."""
+    if path.suffix not in (".bin", ".tiktoken"):
+        raise InputError.of(f"{path}: the suffix is not .bin or .tiktoken", None, "it chooses the format")
+
+
 def write_vocabulary(path: Path, found: Vocabulary) -> None:
     """Write llm.c's format for the suffix `.bin`, a rank file for `.tiktoken`; the file appears whole or not at all."""
+    need_suffix(path)
     if path.suffix == ".tiktoken":
         if found.end_of_text != len(found.tokens) - 1:
             message = f"{path}: the end of text is token {found.end_of_text}; in a rank file it follows the last"
             raise InputError.of(message, None, "write a .bin")
         lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(found.tokens[:-1])]
         data = b"".join(lines)
-    elif path.suffix == ".bin":
+    else:
         header = np.zeros(HEADER_BYTES // 4, "<u4")
         header[:4] = MAGIC, VERSION, len(found.tokens), found.end_of_text
         data = header.tobytes() + _table(found.tokens)
-    else:
-        raise InputError.of(f"{path}: the suffix is not .bin or .tiktoken", None, "it chooses the format")
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -152,12 +153,8 @@ def test_a_gemm_reads_rows_or_columns_without_gaps(strides: tuple[int, int], rea
     base = b.input(key="x", shape=(8, 16))
     x = b.view(base, shape=(8, 8), strides=strides)
     b.output("y", b.gemm(x, x, dtypes=("f32",)))
-    graph = b.build("fused")
-    if readable:
-        verify(graph, "fused")
-    else:
-        with pytest.raises(InternalError, match="with these strides"):
-            verify(graph, "fused")
+    with nullcontext() if readable else pytest.raises(InternalError, match="with these strides"):
+        verify(b.build("fused"), "fused")
 
 
 @pytest.mark.parametrize(("strides", "readable"), [((60, 4, 12, 1), True), ((60, 20, 1, 5), False)])
@@ -166,12 +163,8 @@ def test_attention_reads_whole_vectors(strides: tuple[int, ...], readable: bool)
     base = b.input(key="x", shape=(2, 60))
     x = b.view(base, shape=(2, 3, 5, 4), strides=strides)
     b.output("y", b.attention(x, x, x)[0])
-    graph = b.build("fused")
-    if readable:
-        verify(graph, "fused")
-    else:
-        with pytest.raises(InternalError, match="with these strides"):
-            verify(graph, "fused")
+    with nullcontext() if readable else pytest.raises(InternalError, match="with these strides"):
+        verify(b.build("fused"), "fused")
 
 
 @settings(max_examples=60, deadline=None)
