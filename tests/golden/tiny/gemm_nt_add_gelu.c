@@ -144,7 +144,8 @@ static inline void request(struct ahead *next)
 // ---- micro-kernel: one tile of sums in registers -----------------------------------------------------
 
 // sum[i][j] += sum over k of a[i][k] * panel[k][j], or = when `first`. The MR x NR sums stay in registers.
-// Rows of A past the last (mr < MR) repeat it: they are computed and never stored.
+// Rows of A past the last (mr < MR) repeat it: they are computed and never stored. Of `next`, only cache lines are
+// requested.
 static void multiply_tile(float *restrict sum, const float *restrict a, int64_t lda, int64_t mr,
                           const float *restrict panel, int64_t kc, int first, struct ahead *next)
 {
@@ -158,13 +159,12 @@ static void multiply_tile(float *restrict sum, const float *restrict a, int64_t 
         GPTC_UNROLL
         for (int64_t j = 0; j < NR / VEC; j++)
             acc[i][j] = first ? (vf){0} : *(const vf *)(sum + i * NR + j * VEC);
-    const int64_t depth = kc;
-    for (int64_t from = 0; from < depth; from += STEP) {
+    for (int64_t from = 0; from < kc; from += STEP) {
         request(next);
         GPTC_UNROLL
         for (int64_t i = 0; i < MR; i++) // a line of each row of the tile below, which comes next
             __builtin_prefetch(row[i] + MR * lda + from, 0, 2);
-        const int64_t to = gptc_min(from + STEP, depth);
+        const int64_t to = gptc_min(from + STEP, kc);
         for (int64_t k = from; k < to; k++) {
             vf b[NR / VEC];
             GPTC_UNROLL
