@@ -67,8 +67,7 @@ def train(
     _check(run)
     began, start = time.perf_counter(), run.progress.step
     try:
-        defaults = model.artefact, settings
-        val_loss = _train(run, schedule_of(*defaults), detector_of(*defaults))
+        val_loss = _train(run, schedule_of(model.artefact, settings), detector_of(model.artefact, settings))
     except Interrupted:
         run.save_last()
         raise

@@ -114,7 +114,9 @@ def test_an_interruption_leaves_nothing(home: Path, number: signal.Signals) -> N
             time.sleep(0.02)
     assert not (home / out).exists()
     if number != signal.SIGKILL:  # the last, for it leaves the hidden folder
-        assert (process.returncode, errors.decode()) == (130, "interrupted\n")
+        *progress, last = errors.decode().splitlines()
+        assert (process.returncode, last) == (130, "interrupted"), errors
+        assert all(line.endswith(" tokens") for line in progress), errors  # said where the machine is slow
         assert not list(home.glob(f".{out}.*"))
 
 
