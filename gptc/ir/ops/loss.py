@@ -42,10 +42,12 @@ class CrossEntropy(RowOp):
             "x target",
             "loss lse",
             """
-            k    = where(lt(col(), classes), x, -inf)
-            max  = row_max(k)
-            lse  = max + log(row_sum(exp(k - max)))
-            loss = lse - row_sum(where(eq(col(), target), x, 0))
+            k     = where(lt(col(), classes), x, -inf)
+            max   = row_max(k)
+            total = row_sum(exp(k - max))
+            lse   = max + log(total)
+            right = row_sum(where(eq(col(), target), x, 0))
+            loss  = lse - right
             """,
             classes=self.classes,
         )

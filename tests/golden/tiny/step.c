@@ -232,7 +232,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d loss -----------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:38  loss: cross_entropy(logits, targets)
-    row_cross_entropy_cross_entropy_grad_b75ccb(arena + logits, io + targets, arena + loss_cross_entropy,
+    row_cross_entropy_cross_entropy_grad_94ffb2(arena + logits, io + targets, arena + loss_cross_entropy,
         arena + d_logits, 32, 64);
     AFTER(19);
 
