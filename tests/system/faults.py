@@ -148,8 +148,8 @@ SOURCE_FAULTS = (
     SourceFault("sign of a term of a norm's gradient", "kernels/row_layer_norm_grad_*", "* w[j] - mean_g",
                 "* w[j] + mean_g"),
     # Products.
-    SourceFault("last term of a product left out", "kernels/gemm_nt_add_*", "gptc_min(from + STEP, depth)",
-                "gptc_min(from + STEP, depth - 1)"),
+    SourceFault("last term of a product left out", "kernels/gemm_nt_add_*", "gptc_min(from + STEP, kc)",
+                "gptc_min(from + STEP, kc - 1)"),
     SourceFault("sums begin with what the scratch held", "kernels/gemm_tn_*", "first ? (vf)",
                 "first < 0 ? (vf)"),
     SourceFault("epilogue with the bias of the next column", "kernels/gemm_nt_add_gelu_*", "e->bias[n0 + j]",
