@@ -33,6 +33,9 @@ CTYPES = {
 }  # fmt: skip
 """How an element lies in memory; bf16 is the upper half of a float's bits in C, f16 a type of CUDA alone."""
 
+STATISTICS = "mean", "rstd", "lse"
+"""What a forward kernel keeps of a row for its gradient."""
+
 
 def ctype(dtype: DType) -> str:
     """The C type of an element; an error for types that no kernel handles."""
@@ -99,6 +102,16 @@ def write(dtype: DType, element: str, value: Expr) -> str:
     return f"{element} = {f'gptc_to_{dtype}({value.unrounded or value.text})' if rounded else value.text};"
 
 
+def _title(name: str, value: Value, inputs: Collection[str]) -> str:
+    """What a kernel calls an operand: where its body only says which one it is (`a`, `b1`), what the tensor is.
+
+    Only what all calls of a kernel have in common can be said: that it is a statistic, or the gradient.
+    """
+    title = "dy" if value.name.startswith("d.") else value.name.rsplit(".", 1)[-1]
+    known = title in ("dy", *STATISTICS) and title not in inputs
+    return title if known and re.fullmatch(r"[ab]\d*", name) else name
+
+
 class RegionCode:
     """A region on its way to C: live statements, operands, result pointers, and how far out each value lives."""
 
@@ -109,9 +122,11 @@ class RegionCode:
         self.space = node.op.space([v.type for v in node.operands])
         self.stmts = live(self.body.stmts, self.body.outputs)
         self.names = Names(reserved)
+        inputs = self.body.inputs
+        self.titles = {name: _title(name, value, inputs) for name, value in zip(inputs, node.operands, strict=True)}
         self.operands = self._operands()
         self.results = [
-            Result(self.names.new(output, "_out"), output, value)
+            Result(self.names.new(self.titles.get(output, output), "_out"), output, value)
             for output, value in zip(self.body.outputs, node.results, strict=True)
         ]
         self.access: dict[str, Access] = {}
@@ -125,7 +140,7 @@ class RegionCode:
         """Operands that are read, then the positions that occur."""
         needed = {a for s in self.stmts for a in s.args if isinstance(a, str)} | set(self.body.outputs)
         found = [
-            Operand(name, self.names.new(name), broadcast_strides(value.type, self.space), value)
+            Operand(name, self.names.new(self.titles[name]), broadcast_strides(value.type, self.space), value)
             for name, value in zip(self.body.inputs, self.node.operands, strict=True)
             if name in needed
         ]
@@ -156,8 +171,9 @@ class RegionCode:
     def local(self, value: str) -> str:
         """The C name of the scalar called `value` in the body, in whichever blocks compute it."""
         if value not in self.locals:
-            word = self._word(value)
-            self.locals[value] = self.names.new(word, self.suffix[self.depth[value]] if word == value else "")
+            title = self.titles.get(value, value)
+            word = self._word(title)
+            self.locals[value] = self.names.new(word, self.suffix[self.depth[value]] if word == title else "")
         return self.locals[value]
 
     def _word(self, value: str) -> str:
@@ -167,7 +183,7 @@ class RegionCode:
         stmt = next((s for s in self.stmts if s.result == value), None)
         if stmt is None or stmt.fn not in (*INDICES, *REDUCTIONS):
             return value
-        of = [a for a in stmt.args if isinstance(a, str) and not re.fullmatch(r"t\d+", a)]
+        of = [self.titles.get(a, a) for a in stmt.args if isinstance(a, str) and not re.fullmatch(r"t\d+", a)]
         return "_".join([stmt.fn.removeprefix("row_"), *of])
 
     def block(self, outer: Block | None, stmts: Sequence[Stmt], stored: Sequence[str]) -> Block:

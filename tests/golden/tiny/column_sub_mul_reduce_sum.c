@@ -1,4 +1,4 @@
-// column_sub_mul_reduce_sum_e3e056: 5 calls (5 in step)
+// column_sub_mul_reduce_sum_e6bea3: 5 calls (5 in step)
 //   tests/system/models/tiny.yaml:37  logits: linear(layer_norm(x, ln_f.w, ln_f.b), wte)
 //   tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
 //   tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
@@ -17,13 +17,13 @@ enum {
     SMALL = 16384 // elements of a tensor that is not worth waking other threads for
 };
 
-void column_sub_mul_reduce_sum_e3e056(
-    const float *a,  // [rows, cols]
-    const float *b,  // [rows]
-    const float *b1, // [rows]
-    const float *a1, // [rows, cols]
-    float *y2,       // [cols]
-    float *a1_out,   // [cols]
+void column_sub_mul_reduce_sum_e6bea3(
+    const float *a,    // [rows, cols]
+    const float *mean, // [rows]
+    const float *rstd, // [rows]
+    const float *dy,   // [rows, cols]
+    float *y2,         // [cols]
+    float *dy_out,     // [cols]
     int64_t rows, int64_t cols
 )
 {
@@ -38,34 +38,34 @@ void column_sub_mul_reduce_sum_e3e056(
                 const int64_t i1 = gptc_min((k + 1) * ROWS, rows);
                 const int64_t j1 = gptc_min(j0 + COLS, cols);
                 float y2_sum[COLS] = {0};
-                float a1_out_sum[COLS] = {0};
+                float dy_out_sum[COLS] = {0};
                 for (int64_t i = k * ROWS; i < i1; i++) {
                     const int64_t at = i * cols;
-                    const float b_i = b[i];
-                    const float b1_i = b1[i];
+                    const float mean_i = mean[i];
+                    const float rstd_i = rstd[i];
                     #pragma omp simd
                     for (int64_t j = j0; j < j1; j++) {
-                        const float a1_j = a1[at + j];
-                        y2_sum[j - j0] += a1_j * ((a[at + j] - b_i) * b1_i);
-                        a1_out_sum[j - j0] += a1_j;
+                        const float dy_j = dy[at + j];
+                        y2_sum[j - j0] += dy_j * ((a[at + j] - mean_i) * rstd_i);
+                        dy_out_sum[j - j0] += dy_j;
                     }
                 }
                 for (int64_t j = j0; j < j1; j++) {
                     partial[k * cols + j] = y2_sum[j - j0];
-                    partial[(items + k) * cols + j] = a1_out_sum[j - j0];
+                    partial[(items + k) * cols + j] = dy_out_sum[j - j0];
                 }
             }
 
         #pragma omp for schedule(static)
         for (int64_t j = 0; j < cols; j++) {
             float y2_j = 0;
-            float a1_out_j = 0;
+            float dy_out_j = 0;
             for (int64_t k = 0; k < items; k++) {
                 y2_j += partial[k * cols + j];
-                a1_out_j += partial[(items + k) * cols + j];
+                dy_out_j += partial[(items + k) * cols + j];
             }
             y2[j] = y2_j;
-            a1_out[j] = a1_out_j;
+            dy_out[j] = dy_out_j;
         }
     }
 }

@@ -251,7 +251,7 @@ void gptc_step(const struct gptc_memory *m)
     row_layer_norm_grad_1ac139(arena + d_logits_layer_norm, arena + h_1_x, params + ln_f_w,
         arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd, arena + d_h_1_x, 32, 32);
     AFTER(23);
-    column_sub_mul_reduce_sum_e3e056(arena + h_1_x, arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd,
+    column_sub_mul_reduce_sum_e6bea3(arena + h_1_x, arena + logits_layer_norm_mean, arena + logits_layer_norm_rstd,
         arena + d_logits_layer_norm, arena + d_ln_f_w, arena + d_ln_f_b, 32, 32);
     AFTER(24);
 
@@ -312,7 +312,7 @@ void gptc_step(const struct gptc_memory *m)
         arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd, arena + d_h_1_x, arena + d_h_1_y, 32, 32);
     AFTER(36);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
-    column_sub_mul_reduce_sum_e3e056(arena + h_1_y, arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd,
+    column_sub_mul_reduce_sum_e6bea3(arena + h_1_y, arena + h_1_m_layer_norm_mean, arena + h_1_m_layer_norm_rstd,
         arena + d_h_1_m_layer_norm, arena + d_h_1_ln_2_w, arena + d_h_1_ln_2_b, 32, 32);
     AFTER(37);
 
@@ -387,7 +387,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.1 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
-    column_sub_mul_reduce_sum_e3e056(arena + h_0_x, arena + h_1_a_mean, arena + h_1_a_rstd, arena + d_h_1_a,
+    column_sub_mul_reduce_sum_e6bea3(arena + h_0_x, arena + h_1_a_mean, arena + h_1_a_rstd, arena + d_h_1_a,
         arena + d_h_1_ln_1_w, arena + d_h_1_ln_1_b, 32, 32);
     AFTER(52);
 
@@ -453,7 +453,7 @@ void gptc_step(const struct gptc_memory *m)
         arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd, arena + d_h_0_x, arena + d_h_0_y, 32, 32);
     AFTER(65);
     // tests/system/models/tiny.yaml:35  m: gelu(linear(layer_norm(y, ln_2.w, ln_2.b), fc.w, fc.b))
-    column_sub_mul_reduce_sum_e3e056(arena + h_0_y, arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd,
+    column_sub_mul_reduce_sum_e6bea3(arena + h_0_y, arena + h_0_m_layer_norm_mean, arena + h_0_m_layer_norm_rstd,
         arena + d_h_0_m_layer_norm, arena + d_h_0_ln_2_w, arena + d_h_0_ln_2_b, 32, 32);
     AFTER(66);
 
@@ -528,7 +528,7 @@ void gptc_step(const struct gptc_memory *m)
 
     // ---- d h.0 ------------------------------------------------------------------------------------------
     // tests/system/models/tiny.yaml:31  a: layer_norm(x, ln_1.w, ln_1.b)
-    column_sub_mul_reduce_sum_e3e056(arena + x, arena + h_0_a_mean, arena + h_0_a_rstd, arena + d_h_0_a,
+    column_sub_mul_reduce_sum_e6bea3(arena + x, arena + h_0_a_mean, arena + h_0_a_rstd, arena + d_h_0_a,
         arena + d_h_0_ln_1_w, arena + d_h_0_ln_1_b, 32, 32);
     AFTER(81);
 
