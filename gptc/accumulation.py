@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gptc.errors import InputError
+from gptc.errors import InputError, Span
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line or the model asks for; None where it says nothing.  `names` are those of the two there."""
+    """What the command line or the model asks for; None where it says nothing.
+
+    `names` are those of the two there, `place` is where a model has the total batch.
+    """
 
     micro_steps: int | None
     total_batch: int | None
     names: tuple[str, str]
+    place: Span | None = None
 
     def __bool__(self) -> bool:
         return (self.micro_steps, self.total_batch) != (None, None)
@@ -33,8 +37,8 @@ def micro_steps(asked: Asked, batch: int, seq: int, ranks: int) -> int:
     if rest:
         near = [f"{n * each:,} ({n} micro-step{'s' if n > 1 else ''})" for n in (found, found + 1) if n]
         message = f"{name}: {total:,} tokens are no multiple of the {product} of a micro-step"
-        raise InputError.of(message, None, f"the nearest {'are' if found else 'is'} {' and '.join(near)}")
+        raise InputError.of(message, asked.place, f"the nearest {'are' if found else 'is'} {' and '.join(near)}")
     if asked.micro_steps not in (None, found):
         message = f"{other} {asked.micro_steps} and {name} {total} disagree: the latter takes {found} micro-steps"
-        raise InputError.of(f"{message} of {product}", None, f"leave {other} out")
+        raise InputError.of(f"{message} of {product}", asked.place, f"leave {other} out")
     return found

@@ -39,6 +39,8 @@ def bind(request: Request, model: Description) -> Options:
         return replace(request.options, batch=batch, seq=seq, micro_steps=1)
     told = Asked(request.micro_steps, request.total_batch, ("--micro-steps", "--total-batch"))
     given = train.micro_steps if "micro_steps" in train.model_fields_set else None
-    asked = told or Asked(given, train.total_batch, ("train.micro_steps", "train.total_batch"))
-    count = micro_steps(asked, batch, seq, request.ranks)
+    place = model.places["train.total_batch"]
+    asked = told or Asked(given, train.total_batch, ("train.micro_steps", "train.total_batch"), place)
+    with model.quoting():
+        count = micro_steps(asked, batch, seq, request.ranks)
     return replace(request.options, batch=batch, seq=seq, micro_steps=count)

@@ -49,5 +49,6 @@ def test_the_command_stands_before_the_model() -> None:
     assert bind(Request(TINY, ranks=2), asked).micro_steps == 2
     assert bind(Request(TINY), plain).micro_steps == 1
     assert bind(Request(TINY, Options(mode="infer"), batch=7), both).micro_steps == 1
-    with pytest.raises(InputError, match=r"train\.micro_steps 3 and train\.total_batch 96 disagree"):
+    with pytest.raises(InputError, match=r"--set:1:19: .*micro_steps 3 and train\.total_batch 96 disagree") as caught:
         bind(Request(TINY), both)
+    assert caught.value.diagnostics[0].excerpt == "train.total_batch=96"

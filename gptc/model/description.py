@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from gptc.errors import Span
 from gptc.model import schema, tree
 from gptc.model.dims import Dims
 from gptc.model.params import Param, ParamGroup
-from gptc.model.source import Source
+from gptc.model.source import Report, Source
 from gptc.model.statements import Block
+
+FLAG = "--set"
+"""The name that overrides have in messages and as an origin."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Description:
     param_tree: ParamGroup
     graph: Block
     train: schema.Train
-    origins: Mapping[str, str]
-    """Setting (`train.lr`, `dims.T`) -> where its value comes from: `file:line`, `--set` or `default`."""
+    places: Mapping[str, Span | None]
+    """Setting (`train.lr`, `dims.T`) -> where its value stands; None for a default."""
     dim_entries: Mapping[str, tree.Scalar]
     """Dims as written."""
     sources: tuple[Source, ...]
@@ -41,6 +46,19 @@ class Description:
         return tuple(self.param_tree)
 
     @property
+    def origins(self) -> dict[str, str]:
+        """Where the value of each setting comes from: `file:line`, `--set` or `default`."""
+        return {name: _origin(span) for name, span in self.places.items()}
+
+    @contextmanager
+    def quoting(self) -> Iterator[None]:
+        """Let an InputError of the block show the line that it points into."""
+        report = Report(*self.sources)
+        with report.collect():
+            yield
+        report.check()
+
+    @property
     def settings(self) -> dict[str, tree.Plain]:
         """Everything that makes this model by its dotted name: dims and `train` resolved, the rest as written."""
         dims = {f"dims.{name}": value for name, value in self.dims.items()}
@@ -50,3 +68,9 @@ class Description:
     def parameter_count(self) -> int:
         """Elements of all parameters, padding included."""
         return sum(p.count for p in self.params)
+
+
+def _origin(span: Span | None) -> str:
+    if span is None:
+        return "default"
+    return FLAG if span.file == FLAG else f"{span.file}:{span.line}"

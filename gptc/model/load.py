@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptc.errors import did_you_mean
+from gptc.errors import Span, did_you_mean
 from gptc.model import lower, schema, tree
-from gptc.model.description import Description
+from gptc.model.description import FLAG, Description
 from gptc.model.dims import evaluate_dims
 from gptc.model.names import BOUND, file_name_problem, name_problem
 from gptc.model.params import resolve_params
 from gptc.model.source import Report, Source, quoted, read_source
 from gptc.model.statements import parse_graph
-
-FLAG = "--set"
-"""The name that overrides have in messages and as an origin."""
 
 
 def load_description(path: Path | str, overrides: Sequence[str] = ()) -> Description:
@@ -45,7 +42,7 @@ def load_description(path: Path | str, overrides: Sequence[str] = ()) -> Descrip
         param_tree=resolve_params(root, file.params, dims, report),
         graph=parse_graph(root, file.graph, dims, report),
         train=file.train,
-        origins=_origins(root),
+        places=_places(root),
         dim_entries=entries,
         sources=(source, flags),
         declared=declared,
@@ -92,12 +89,11 @@ def _override(root: tree.Mapping, text: str, source: Source, report: Report) -> 
     target.set(name, tree.Scalar(source, start + len(path) + 1, len(source.text), value, tree.resolve(value)))
 
 
-def _origins(root: tree.Mapping) -> dict[str, str]:
+def _places(root: tree.Mapping) -> dict[str, Span | None]:
     """Where each setting of `train` and `dims` was made."""
-    origins = {f"train.{name}": "default" for name in schema.Train.model_fields}
+    places: dict[str, Span | None] = {f"train.{name}": None for name in schema.Train.model_fields}
     for section in ("dims", "train"):
         entries = root.values.get(section)
         if isinstance(entries, tree.Mapping):
-            for key, node in entries.values.items():
-                origins[f"{section}.{key}"] = FLAG if node.span.file == FLAG else f"{node.span.file}:{node.span.line}"
-    return origins
+            places |= {f"{section}.{key}": node.span for key, node in entries.values.items()}
+    return places
