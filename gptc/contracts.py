@@ -13,7 +13,7 @@ Segment = Literal["params", "state", "io", "arena"]
 SEGMENTS: tuple[Segment, ...] = get_args(Segment)
 """In the order of `struct gptc_memory`."""
 ALIGNMENT = 64
-"""Bytes: of every segment, and of every tensor in its segment."""
+"""Bytes; every segment, and every tensor in its segment, begins at a multiple: a cache line, the widest vector."""
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "f64": np.dtype(np.float64),
     "f32": np.dtype(np.float32),

@@ -88,25 +88,22 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, a traceback would tell nothing
 
 
-def _flag(option: Any) -> Any:
-    """`--help` as help shows it: without a value."""
-    if option:
-        option.metavar = ""
-    return option
+class Helping:
+    """A command whose help shows `--help` without a value."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option:
+            option.metavar = ""
+        return option
 
 
-class Command(TyperCommand):
+class Command(Helping, TyperCommand):
     """One command."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        return _flag(super().get_help_option(ctx))
 
-
-class Group(TyperGroup):
+class Group(Helping, TyperGroup):
     """Several under one name."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        return _flag(super().get_help_option(ctx))
 
 
 def _version(asked: bool) -> None:

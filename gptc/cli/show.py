@@ -80,9 +80,9 @@ def _told(remarks: Sequence[tuple[str, Remark]]) -> Iterator[str]:
     """A line for each remark of a program; those that layers have in common are one."""
     lines: dict[str, list[str]] = {}
     for program, r in remarks:
-        size = {"done": "saves ", "missed": "would save "}.get(r.kind, "") + f"{r.bytes / 1e6:.1f} MB"
-        place, size = f"{r.span}: " if r.span else "", f" ({size})" if r.bytes >= 50_000 else ""
-        line = f"{place}{program}: {r.pass_name}: {r.kind}: %{r.node}: {r.message}{size}"
+        verb = {"done": "saves ", "missed": "would save "}.get(r.kind, "")
+        place, size = f"{r.span}: " if r.span else "", f" ({verb}{r.size})" if r.size else ""
+        line = f"{place}{program}: {r.told}{size}"
         lines.setdefault(re.sub(r"\.\d+(?=\.)|_\d+(?=:)", lambda m: f"{m[0][0]}*", line), []).append(line)
     for common, alike in lines.items():
         yield alike[0] if len(alike) == 1 else f"{common}, {len(alike)} times"

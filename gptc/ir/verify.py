@@ -28,8 +28,6 @@ from gptc.ir.ops.region import Gemm, Map
 from gptc.ir.ops.shape import View
 from gptc.ir.types import TensorType
 
-"""Bytes; a storage begins at a multiple of it (a cache line, and the widest vector)."""
-
 Findings = Iterator[Diagnostic]
 Check = Callable[[Graph], Findings]
 

@@ -38,9 +38,18 @@ class Remark:
     bytes: int = 0
     span: Span | None = None
 
+    @property
+    def told(self) -> str:
+        """All but the size."""
+        return f"{self.pass_name}: {self.kind}: %{self.node}: {self.message}"
+
+    @property
+    def size(self) -> str:
+        """Of the memory at stake; empty where it is not worth telling."""
+        return f"{self.bytes / 1e6:.1f} MB" if self.bytes >= 50_000 else ""
+
     def __str__(self) -> str:
-        size = f" ({self.bytes / 1e6:.1f} MB)" if self.bytes >= 50_000 else ""
-        return f"{self.pass_name}: {self.kind}: %{self.node}: {self.message}{size}"
+        return f"{self.told} ({self.size})" if self.size else self.told
 
 
 @dataclass(frozen=True)
