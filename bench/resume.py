@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import publish
-from gptc.cli.events import printable
+from gptc.cli.output import printable
 from gptc.runtime.history import History
 
 LOOKS = {"loss", "norm", "text", "correct"}
