@@ -110,7 +110,7 @@ class Ticker:
 
 def size(nbytes: float) -> str:
     """1 MB is 10^6 bytes."""
-    return f"{nbytes / 1e6:,.1f} MB"
+    return f"{nbytes / 1e6:,.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:,.1f} kB"
 
 
 def printable(text: str) -> str:

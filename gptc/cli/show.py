@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gptc.cli.flags import Job, Json, Program, compiles
 
 if TYPE_CHECKING:
+    from gptc.cli.moment import Moment
+    from gptc.cli.output import Output
     from gptc.codegen.program import Program as Lowered
     from gptc.compiler import Planned
     from gptc.passes.manager import Remark
@@ -31,7 +33,8 @@ def graph(
     from gptc.ir.text import print_graphs
 
     graphs = rewrite(job.request, stop_after, dump).graphs if stop_after or dump else plan(job.request).graphs
-    text = print_graphs(g for g in graphs if program in (None, g.name))
+    shown = _asked(program, (g.name for g in graphs))
+    text = print_graphs(g for g in graphs if g.name in shown)
     output = Output(json)
     if not json:
         print(text, end="")
@@ -45,7 +48,9 @@ def passes(job: Job, program: Program = None, json: Json = False) -> None:
     from gptc.compiler import plan
 
     output = Output(json)
-    timings = [(name, t) for name, t in plan(job.request).timings if program in (None, name)]
+    every = plan(job.request).timings
+    shown = _asked(program, (name for name, _ in every))
+    timings = [(name, t) for name, t in every if name in shown]
     rows = [(name, t.pass_name, t.before, t.after, f"{t.seconds * 1e3:.1f}") for name, t in timings]
     output.table("passes", ("program", "pass", ">nodes before", ">after", ">ms"), rows)
     output.result({"passes": [
@@ -66,7 +71,8 @@ def remarks(job: Job, program: Program = None, json: Json = False) -> None:
         (p.name, Remark("select", "missed", c.node.name, f"{c.kernel.name}: {c.note}", 0, c.node.span))
         for p in programs for c in p.calls if c.note
     ]  # fmt: skip
-    found = [(name, r) for name, r in (*planned.remarks, *slower) if program in (None, name)]
+    shown = _asked(program, (*(p.name for p in programs), *(name for name, _ in planned.remarks)))
+    found = [(name, r) for name, r in (*planned.remarks, *slower) if name in shown]
     for line in _told(found):
         output.line(line)
     output.result({"remarks": [
@@ -112,24 +118,63 @@ def remat(job: Job, json: Json = False) -> None:
 
 
 @compiles(mode=None)
-def plan(job: Job, program: Program = None, json: Json = False) -> None:
-    """Where each tensor lives, from which kernel call to which."""
+def plan(
+    job: Job,
+    program: Program = None,
+    every: Annotated[bool, typer.Option("--all", help="Every tensor: its place, and how long it lives.")] = False,
+    json: Json = False,
+) -> None:
+    """Where memory goes: the segments, and what is alive when a program needs the most."""
+    from gptc.cli.moment import fullest
     from gptc.cli.output import Output, size
     from gptc.codegen.manifest import plan_json
 
     output = Output(json)
     planned, programs = _lowered(job)
-    found = [plan_json(p, a) for p, a in zip(programs, planned.memory.arenas, strict=True) if program in (None, p.name)]
-    for each in found:
-        rows = [
-            (v["name"], v["dtype"], "x".join(map(str, v["shape"])) or "scalar", f"{v['segment']} + {v['offset']:,}",
-             f"{v['bytes']:,}", v["first"], v["last"])
-            for v in each["values"]
-        ]  # fmt: skip
-        output.table(each["name"], ("value", "type", "shape", ">place", ">bytes", ">first call", ">last"), rows)
-        memory = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in each["memory"].items())
-        output.line(memory)
-    output.result({"segments": dict(planned.memory.segments), "programs": found})
+    shown = _asked(program, (p.name for p in programs))
+    segments = dict(planned.memory.segments)
+    output.line("segments: " + ", ".join(f"{name} {size(nbytes)}" for name, nbytes in segments.items()))
+    found = []
+    for each, report in zip(programs, planned.memory.arenas, strict=True):
+        if each.name in shown:
+            moment, told = fullest(each), plan_json(each, report)
+            memory = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in told["memory"].items())
+            output.line(f"{each.name}: {memory}", "bold")
+            if every:
+                _every_value(output, told["values"])
+            else:
+                _alive(output, each, moment)
+            peak = {"call": moment.call, "bytes": moment.nbytes, "alive": [t.name for t in moment.alive]}
+            found.append({**told, "fullest": peak})
+    output.result({"segments": segments, "programs": found})
+
+
+LARGEST = 12
+"""Rows about the moment at which an arena is fullest."""
+
+
+def _alive(output: Output, program: Lowered, moment: Moment) -> None:
+    """The call that needs the most, and what fills the arena then."""
+    from gptc.cli.moment import by_layer
+
+    call = program.calls[moment.call]
+    place = f", {call.node.span}" if call.node.span else ""
+    output.line(f"fullest at call {moment.call} of {len(program.calls)}, {call.kernel.name}{place}")
+    rows = by_layer(moment.alive)
+    shown, rest = rows[:LARGEST], rows[LARGEST:]
+    if rest:
+        shown.append((f"{len(rest)} more", "", sum(row[2] for row in rest), sum(row[3] for row in rest)))
+    output.table("", ("value", "type", ">tensors", ">bytes"), [(*row[:3], f"{row[3]:,}") for row in shown])
+
+
+def _every_value(output: Output, values: Sequence[Mapping[str, Any]]) -> None:
+    """Where each value lives, from which kernel call to which."""
+    rows = [
+        (v["name"], v["dtype"], "x".join(map(str, v["shape"])) or "scalar", f"{v['segment']} + {v['offset']:,}",
+         f"{v['bytes']:,}", v["first"], v["last"])
+        for v in values
+    ]  # fmt: skip
+    output.table("", ("value", "type", "shape", ">place", ">bytes", ">first call", ">last"), rows)
 
 
 @compiles(mode=None)
@@ -140,9 +185,10 @@ def kernels(job: Job, program: Program = None, json: Json = False) -> None:
 
     output = Output(json)
     _, programs = _lowered(job)
+    shown = _asked(program, (p.name for p in programs))
     found: dict[str, list[float]] = {}
     for each in programs:
-        for call in each.calls if program in (None, each.name) else ():
+        for call in each.calls if each.name in shown else ():
             spent, row = cost(call.node), found.setdefault(call.kernel.name, [0, 0, 0])
             found[call.kernel.name] = [row[0] + 1, row[1] + spent.flops, row[2] + spent.nbytes]
     table = sorted(found.items(), key=lambda item: -item[1][1])
@@ -174,6 +220,19 @@ def kernel(
     if not json:
         print(source, end="")
     output.result({"kernel": matches[0], "source": source})
+
+
+def _asked(program: str | None, programs: Iterable[str]) -> list[str]:
+    """The programs to show, each once: the one that was asked for, or all."""
+    from gptc.errors import InputError, did_you_mean
+
+    names = list(dict.fromkeys(programs))
+    if program is None:
+        return names
+    if program not in names:
+        hint = did_you_mean(program, names) or f"programs of this model: {', '.join(names)}"
+        raise InputError.of(f"no program is called {program!r}", None, hint)
+    return [program]
 
 
 def _lowered(job: Job) -> tuple[Planned, list[Lowered]]:

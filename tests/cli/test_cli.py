@@ -210,6 +210,18 @@ def test_show(home: Path, view: str) -> None:
     assert result["ok"]
     assert "evaluate" in json.dumps(result) or view == "kernels"
     assert "differentiate" not in json.dumps(result)
+    unknown = CliRunner().invoke(app, ["show", view, str(TINY), "--program", "evaluat"])
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert "did you mean 'evaluate'?" in unknown.stderr
+
+
+def test_a_plan_is_told_in_short_and_in_full(home: Path) -> None:
+    short, full = (gptc(home, "show", "plan", TINY, *flags).stdout for flags in ((), ("--all",)))
+    assert len(short.splitlines()) < 40
+    assert re.search(r"^fullest at call \d+ of \d+, \w+, \S*tiny\.yaml:\d+:\d+$", short, re.MULTILINE)
+    programs = one_object(gptc(home, "show", "plan", TINY, "--json"))["programs"]
+    values = [v["name"] for p in programs for v in p["values"]]
+    assert [line.split()[0] for line in full.splitlines() if " + " in line] == values
 
 
 def test_show_kernel(home: Path) -> None:
