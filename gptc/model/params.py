@@ -182,12 +182,12 @@ def init_text(scalar: tree.Scalar, dims: Mapping[str, int]) -> str:
     """An init spec with its numbers computed: `normal(0.02 / sqrt(2*L))` -> `normal(0.004082482904638631)`."""
     expr = parse_expression(scalar)
     kind, args = _init_parts(expr)
+    usual = "inits are normal(std), uniform(low, high), constant(value), zeros and ones"
     if kind not in _INITS:
-        usual = "inits are normal(std), uniform(low, high), constant(value), zeros and ones"
-        hint = did_you_mean(kind, _INITS) or usual
-        raise InputError.of(f"unknown init {quoted(scalar.text)}", expr.span, hint)
+        raise InputError.of(f"unknown init {quoted(scalar.text)}", expr.span, did_you_mean(kind, _INITS) or usual)
     if len(args) != _INITS[kind]:
-        raise InputError.of(f"{kind} takes {_INITS[kind]} numbers, got {len(args)}", expr.span)
+        numbers = "1 number" if _INITS[kind] == 1 else f"{_INITS[kind]} numbers"
+        raise InputError.of(f"{kind} takes {numbers}, got {len(args)}", expr.span, usual)
     values = [float(arithmetic(arg, dims)) for arg in args]
     if kind == "normal" and values[0] <= 0:
         raise InputError.of(f"a standard deviation is positive, this is {values[0]!r}", args[0].span)

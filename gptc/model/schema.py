@@ -251,7 +251,8 @@ def _report(root: tree.Mapping, kind: str, path: tree.Path, context: Any, text: 
         where = quoted(str(place)) if key else "this file"
         report.error(f"{quoted(last)} is missing in {where}", key or Span(root.source.file, 1))
     elif key and isinstance(node, tree.Scalar) and node.start == node.end:
-        report.error(f"{quoted(str(place))} has no value", key)
+        if not _in_parentheses(parent, str(place)):
+            report.error(f"{quoted(str(place))} has no value", key)
     elif kind == "extra_forbidden":
         known = _fields(path)
         close = did_you_mean(last[:64], known)
@@ -267,6 +268,16 @@ def _report(root: tree.Mapping, kind: str, path: tree.Path, context: Any, text: 
         report.error(f"{quoted(str(place))} {_BOUNDS[kind](context)}{this}", node.span)
     else:
         report.error(f"{quoted(str(place))} {context.get('error', text)}", node.span)
+
+
+def _in_parentheses(parent: tree.Node | None, place: str) -> bool:
+    """Whether a comma cut the key off a value before it, whose parenthesis is open: that mistake is told there."""
+    if not isinstance(parent, tree.Mapping):
+        return False
+    names = list(parent.values)
+    before = [(name, parent.values[name]) for name in names[: names.index(place)]]
+    texts = [part for name, node in before if isinstance(node, tree.Scalar) for part in (name, node.text)]
+    return sum(text.count("(") - text.count(")") for text in texts) > 0
 
 
 def _fields(path: tree.Path) -> list[str]:
