@@ -7,8 +7,9 @@ exit code.  Anything else that escapes is a bug in gptc.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 LONGEST = 1000
@@ -108,6 +109,16 @@ class InternalError(GptcError):
     """A bug in gptc."""
 
     code = 70
+
+
+@contextmanager
+def done_for(span: Span | None) -> Iterator[None]:
+    """Errors of the block that name no place get `span`: that of the line for which the block does its work."""
+    try:
+        yield
+    except GptcError as error:
+        error.diagnostics = tuple(d if d.span else replace(d, span=span) for d in error.diagnostics)
+        raise
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

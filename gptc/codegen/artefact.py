@@ -32,6 +32,7 @@ from gptc.codegen.render import cuda_headers, render, render_kernel
 from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
 from gptc.contracts import FORMAT
+from gptc.errors import done_for
 from gptc.ir.graph import Node
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.text import print_graphs
@@ -75,7 +76,8 @@ def emit(programs: Sequence[Program], memory: MemoryReport, model: About, option
         "plan.json": to_json({"segments": dict(memory.segments), "programs": plans}),
     }
     for kernel, spec in facts.specs.items():
-        files[f"kernels/{kernel}.{target.suffix}"] = render_kernel(target, spec, facts.header(kernel))
+        with done_for(facts.calls(kernel)[0][1].node.span):
+            files[f"kernels/{kernel}.{target.suffix}"] = render_kernel(target, spec, facts.header(kernel))
     files |= _program_files(facts)
     files |= _trainer(facts) if facts.trains_alone else {}
     digest = _digest(files, model, options)

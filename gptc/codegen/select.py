@@ -29,7 +29,7 @@ from gptc.codegen.select_optimizer import select_adamw, select_global_norm, sele
 from gptc.codegen.select_row import select_row
 from gptc.codegen.target import Target
 from gptc.codegen.tensor_cores import Plan
-from gptc.errors import InternalError
+from gptc.errors import InternalError, done_for
 from gptc.ir.graph import Node
 from gptc.ir.ops.foreach import Foreach
 from gptc.ir.ops.shape import Concat
@@ -46,11 +46,12 @@ def select(node: Node, target: Target, plan: Plan | None = None) -> Call | None:
     if node.op.kernel is None:
         return None
     name = node.op.op.name if isinstance(node.op, Foreach) else node.op.name  # whose kernel takes several sets anyway
-    if name in PLACED:
-        return PLACED[name](node, target, plan or {})
-    if name not in SELECTORS:
-        raise InternalError.of(f"target {target.name} has no kernel for {name}", node.span)
-    return SELECTORS[name](node, target)
+    with done_for(node.span):
+        if name in PLACED:
+            return PLACED[name](node, target, plan or {})
+        if name not in SELECTORS:
+            raise InternalError.of(f"target {target.name} has no kernel for {name}")
+        return SELECTORS[name](node, target)
 
 
 def _embedding(node: Node, target: Target) -> Call:
@@ -80,7 +81,7 @@ def _concat(node: Node, target: Target) -> Call:
     widths = tuple(math.prod(map(int, v.type.shape[axis:])) for v in node.operands)
     for value in node.operands:
         if value.type.strides is not None:
-            raise InternalError.of(f"concat copies dense pieces, got %{value.name}: {value.type}", node.span)
+            raise InternalError.of(f"concat copies dense pieces, got %{value.name}: {value.type}")
     signature = (
         *(tensor_parameter(n, v, True, f"[rows, {n}_cols]") for n, v in zip(names, node.operands, strict=True)),
         tensor_parameter("y", y, False, "[rows, all columns]"),

@@ -16,18 +16,23 @@ import pytest
 
 from gptc.codegen import render as rendering
 from gptc.codegen.filters import KEYWORDS, c_comment, c_float, c_ident, c_int, check_code
-from gptc.codegen.kernel import KernelSpec, Parameter
+from gptc.codegen.kernel import Call, KernelSpec, Parameter
 from gptc.codegen.provenance import provenance
 from gptc.codegen.render import contract, render, render_kernel
 from gptc.codegen.select import SELECTORS, select
 from gptc.codegen.stems import stem
+from gptc.codegen.target import Target
+from gptc.compiler import emit_model, plan
 from gptc.errors import InternalError, Span
 from gptc.ir.body import body
 from gptc.ir.graph import Node, Value
+from gptc.ir.ops.embedding import Embedding
 from gptc.ir.ops.region import Map
+from gptc.request import Request
 from gptc.resources import models_dir, template_dir
 from tests.codegen.native import TARGET, apply, region
 from tests.codegen.regions import REGIONS
+from tests.conftest import TINY
 
 ALPHABET = string.ascii_letters + string.digits + "_" * 8 + "\"'\\/*#?\n\r\t\0 .;{}()%é\u2028\U0001f600"
 FIRST = Span("models/a.yaml", 31, 7)
@@ -140,6 +145,26 @@ def test_mistakes_in_templates_have_a_place(tmp_path: Path, monkeypatch: pytest.
     ):
         with pytest.raises(InternalError, match=message):
             render(template, **params)
+
+
+def _lone(node: Node, target: Target) -> Call:
+    """A call of a kernel that no template is for; nothing asks for its contract before it is rendered."""
+    return Call(node, KernelSpec("lone", "lone", {}, ()), ())
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_missing_template_has_the_line_of_the_model(
+    fixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fixed:
+        monkeypatch.setattr(Embedding, "kernel", "lone")
+    else:
+        monkeypatch.setitem(SELECTORS, "embedding", _lone)
+    with pytest.raises(InternalError) as caught:
+        emit_model(plan(Request(TINY)), tmp_path, {})
+    (found,) = caught.value.diagnostics
+    assert found.message == "there is no template c/lone.c.j2"
+    assert str(found.span).endswith("tiny.yaml:17:6")
 
 
 def test_arguments_are_checked_against_the_contract() -> None:
