@@ -74,10 +74,11 @@ def build_job(compiled: Compiled, output: Output) -> Built:
     return built
 
 
-def for_inference(job: Job) -> Job:
-    """The same model as it generates text: one sequence, and nothing of how it is trained."""
+def for_inference(job: Job, seq: int | None = None) -> Job:
+    """The same model as it generates text: one sequence, of `seq` positions at most, nothing of how it is trained."""
     options = replace(job.request.options, mode="infer", remat="none", ranks=False)
     sizes: dict[str, Any] = {"batch": 1, "micro_steps": None, "total_batch": None, "ranks": 1}
+    sizes["seq"] = seq or job.request.seq
     return replace(job, request=replace(job.request, options=options, **sizes))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
@@ -124,10 +124,13 @@ class Job:
     """Why this target, where that was left to gptc."""
 
 
-def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def compiles(
+    mode: str | None = "train", without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the argument `MODEL` and the flags of `COMPILE`; it receives them as its argument `job`.
 
     An argument that is a dataclass stands for a flag for each of its fields.  `mode` None adds the flag `--mode`.
+    The command has no flags that are `without` meaning for it.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -136,13 +139,13 @@ def compiles(mode: str | None = "train") -> Callable[[Callable[..., None]], Call
 
         @functools.wraps(command)
         def run(model: Path, **flags: Any) -> None:
-            chosen = {name: flags.pop(name) for name in COMPILE}
+            chosen = {name: flags.pop(name, default) for name, (_, default) in COMPILE.items()}
             job = _job(model, mode or flags.pop("mode"), **chosen)
             grouped = {n: group(**{f.name: flags.pop(f.name) for f in fields(group)}) for n, group in groups.items()}
             command(job=job, **grouped, **flags)
 
         path = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
-        shared = dict(COMPILE)
+        shared = {name: flag for name, flag in COMPILE.items() if name not in without}
         if mode is None:
             shared["mode"] = _option(str, "--mode", "train or infer.", "train", parser=choice("train", "infer"))
         keyword = inspect.Parameter.KEYWORD_ONLY

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptc.cli.flags import Job, Json, Seed, Threads, TokenizerName, compiles
 
+if TYPE_CHECKING:
+    from gptc.model import Description
 
-@compiles("infer")
+
+@compiles("infer", without=("batch", "micro_steps", "total_batch", "remat"))
 def generate(
     job: Job,
     weights: Annotated[Path | None, typer.Option(help="Weights (default: runs/MODEL/weights.safetensors).")] = None,
@@ -31,8 +34,9 @@ def generate(
     import time
 
     from gptc.cli.compile import compile_and_build, for_inference
-    from gptc.cli.output import Output, seconds
+    from gptc.cli.output import Output, counted, seconds
     from gptc.cli.train import WEIGHTS
+    from gptc.model import load_description
     from gptc.runtime.generate import SEED, Sampling
     from gptc.runtime.generate import generate as write
     from gptc.runtime.model import load_model
@@ -41,23 +45,44 @@ def generate(
 
     output = Output(json)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, SEED if seed is None else seed)
-    compiled, built = compile_and_build(for_inference(job), output)
+    description = load_description(job.request.path, job.request.overrides)
+    weights = weights or Path("runs") / description.name / WEIGHTS
+    compiled, built = compile_and_build(for_inference(job, _window(job, description, weights)), output)
     manifest = compiled.artefact.manifest
     codec = load_tokenizer(tokenizer or manifest.tokenizer)
     model = load_model(compiled.artefact, built.library, threads)
-    load_weights(model, weights or Path("runs") / manifest.model / WEIGHTS)
-    start, ids = time.perf_counter(), codec.encode(prompt.encode()).tolist()
-    found = []
+    load_weights(model, weights)
+    ids = codec.encode(prompt.encode()).tolist()
     say = (lambda text: None) if json else _writer()
     say(prompt.encode())
+    found, times = [], [time.perf_counter()]
     for token in write(model, ids, tokens, sampling):
+        times.append(time.perf_counter())
         found.append(token)
         say(codec.decode([token]))
-    took = time.perf_counter() - start
     say(b"\n")
-    print(f"{len(found)} tokens in {seconds(took)} ({len(found) / took:,.1f} tokens/s)", file=sys.stderr)
+    first, rest, seen = times[1] - times[0], times[-1] - times[1], manifest.dims["T"]
+    rate = (len(found) - 1) / rest if len(found) > 1 else None
+    last = f"the last {seen:,} of " if len(ids) > seen else ""
+    after = f", then {rate:,.1f} tokens/s" if rate else ""
+    said = f"{last}{counted(len(ids), 'token')} of prompt in {seconds(first)}{after}"
+    print(f"{counted(len(found), 'token')}: {said}", file=sys.stderr)
     text = codec.decode(found).decode("utf-8", "replace")
-    output.result({"prompt": prompt, "text": text, "tokens": found, "seconds": took, "seed": sampling.seed})
+    output.result({
+        "prompt": prompt, "text": text, "tokens": found, "seed": sampling.seed,
+        "prompt_tokens": len(ids), "first_seconds": first, "tokens_per_second": rate,
+    })  # fmt: skip
+
+
+def _window(job: Job, model: Description, weights: Path) -> int | None:
+    """Positions that the model shall see: unless the command says, as many as its weights have learned.
+
+    That need not be `train.seq`: imported weights know all of the model's.
+    """
+    from gptc.runtime.weights import trained_length
+
+    trained, longest = trained_length(weights), model.dims.get("T")
+    return job.request.seq or (trained if trained is None or longest is None else min(trained, longest))
 
 
 def _writer() -> Callable[[bytes], None]:

@@ -82,7 +82,7 @@ def prepare(
     return dataset
 
 
-def printable(name: str) -> str:
+def as_utf8(name: str) -> str:
     """A file may be called anything; a manifest is UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")
 
@@ -124,7 +124,7 @@ class _Stream:
         for source in sources:
             size = source.path.stat().st_size
             self._total += 0 if known else size
-            self.sources.append(SourceRecord(name=printable(source.name), bytes=size))
+            self.sources.append(SourceRecord(name=as_utf8(source.name), bytes=size))
             yield from pieces(source)
 
     def _processes(self, known: Sequence[Source]) -> int:

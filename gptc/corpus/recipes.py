@@ -16,7 +16,7 @@ import numpy as np
 from gptc import __version__
 from gptc.corpus.download import Remote, Report, download, list_folder, require_files
 from gptc.corpus.folder import new_folder
-from gptc.corpus.prepare import Preparation, describe, printable
+from gptc.corpus.prepare import Preparation, as_utf8, describe
 from gptc.corpus.sources import Source, find_sources, first_line
 from gptc.errors import InputError, StorageError, did_you_mean
 from gptc.runtime.choices import Question, write_questions
@@ -141,7 +141,7 @@ def prepare_hellaswag(given: list[Path], cache: Path, how: Preparation, report: 
         record = EvaluationRecord(file=file.name, examples=len(questions), sha256=file_hash(file))
         dataset = Dataset(
             format=1, gptc=__version__, name=how.name, tokenizer=describe(codec), documents=len(questions),
-            sources=(SourceRecord(name=printable(path.name), bytes=path.stat().st_size),), evaluation=(record,),
+            sources=(SourceRecord(name=as_utf8(path.name), bytes=path.stat().st_size),), evaluation=(record,),
         )  # fmt: skip
         (folder / MANIFEST).write_text(dataset.text())
     return dataset

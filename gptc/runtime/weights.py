@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -37,21 +40,44 @@ def load_weights(model: Model, path: Path) -> dict[str, str]:
     Everything is checked and read before the first value is written, so a failure leaves the model as it was.
     Raises InputError where the file is not of this model, StorageError where it cannot be read.
     """
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        _check_tokenizer(model, path, metadata)
+        _check_tensors(model, path, {n: _signature(file.get_slice(n)) for n in file.keys()})  # noqa: SIM118
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for param in model.artefact.manifest.params:
+        store(model, param, values[param.name])
+    return metadata
+
+
+def trained_length(path: Path) -> int | None:
+    """Positions of the sequences that a file's weights were trained with, as far as it says so.
+
+    Raises InputError and StorageError as `load_weights` does.
+    """
+    with _opened(path) as file:
+        about = file.metadata() or {}
     try:
+        length = json.loads(about.get("dims", "{}")).get("T")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return length if type(length) is int and length > 0 else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; what is wrong with it is an InputError, what cannot be read a StorageError."""
+    try:
+        if path.is_dir():
+            raise InputError.of(f"{path} is a folder", None, "name the file of weights in it")
         if not path.is_file():
             raise InputError.of(f"{path}: no such file", None, "train the model first, or name its weights")
         with safe_open(path, "numpy") as file:
-            metadata = dict(file.metadata() or {})
-            _check_tokenizer(model, path, metadata)
-            _check_tensors(model, path, {n: _signature(file.get_slice(n)) for n in file.keys()})  # noqa: SIM118
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise InputError.of(f"{path}: not a valid safetensors file: {error}") from None
     except (OSError, ValueError) as error:
         raise StorageError.of(f"{path}: cannot read: {error}") from None
-    for param in model.artefact.manifest.params:
-        store(model, param, values[param.name])
-    return metadata
 
 
 def _check_tokenizer(model: Model, path: Path, metadata: dict[str, str]) -> None:

@@ -85,6 +85,10 @@ def test_weights_go_to_other_programs_and_back(home: Path) -> None:
     assert one_object(gptc(home, "import", "travel/hf", "travel/back", "--tokenizer", "bytes", "--json"))["ok"]
     found, expected = load_file(home / "travel" / "back"), load_file(home / checkpoint / "weights.safetensors")
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    for weights, positions in ((f"{checkpoint}/weights.safetensors", 12), ("travel/back", 16)):
+        flags = ("--weights", weights, "--tokens", "1", "--prompt", "!" * 20)
+        said = gptc(home, "generate", TINY, *flags).stderr
+        assert f"1 token: the last {positions} of 20 tokens of prompt" in said  # as many as its weights have learned
     gptc(home, "export", checkpoint, "travel/llmc", "--to", "llmc")
     model, state = (f"travel/llmc/{name}.bin" for name in ("model_00000002", "state_00000002_00000"))
     arguments = (model, "travelled/checkpoints", "--state", state, "--tokenizer", "bytes", "--json")
@@ -173,7 +177,7 @@ def test_train_then_generate(home: Path) -> None:
     assert text("--greedy") == text("--temperature", "0") == text("--top-k", "1", "--seed", "5")
     plain = gptc(home, "generate", TINY, "--tokens", "5", "--prompt", "!", "--greedy")
     assert plain.stdout.startswith("!" + text("--greedy")[:5])
-    assert "5 tokens in" in plain.stderr
+    assert re.search(r"^5 tokens: 1 token of prompt in [\d.]+ ms, then [\d,.]+ tokens/s$", plain.stderr, re.MULTILINE)
 
 
 def test_the_same_losses_without_fusion_and_sharing(home: Path) -> None:

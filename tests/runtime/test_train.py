@@ -30,7 +30,7 @@ from gptc.runtime.sampler import Sampler
 from gptc.runtime.settings import TrainSettings, schedule_of
 from gptc.runtime.tokenizer import Bytes
 from gptc.runtime.train import train
-from gptc.runtime.weights import load_weights, save_weights
+from gptc.runtime.weights import load_weights, save_weights, trained_length
 from tests.runtime.conftest import loaded
 from tests.runtime.toy import write_toy
 
@@ -232,7 +232,18 @@ def test_weights_of_another_model(model: CpuModel, tmp_path: Path) -> None:
         load_weights(model, path)
     with pytest.raises(InputError, match="no such file"):
         load_weights(model, tmp_path / "none")
+    with pytest.raises(InputError, match=r"is a folder\n  help: name the file of weights in it"):
+        load_weights(model, tmp_path)
     assert model.segment("params").tobytes() == before
+
+
+def test_weights_know_how_long_their_sequences_were(model: CpuModel, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(model, path, 1)
+    assert trained_length(path) == 8
+    for dims in (None, "", "[" * 10_000, "[8]", "8", "{}", '{"T": "8"}', '{"T": -8}', '{"T": true}'):
+        save_file({"bias": np.ones(2, np.float32)}, path, None if dims is None else {"dims": dims})
+        assert trained_length(path) is None
 
 
 def test_a_failed_save_keeps_the_old_file(model: CpuModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
