@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from gptc.ir.build import Builder
-from gptc.ir.graph import Value
+from gptc.ir.graph import Node, Value
 from gptc.ir.op import need
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Elementwise
-from gptc.ir.types import Dim
+from gptc.ir.types import Dim, DType
 
 Tensors = Value | tuple[Value, ...]
 MAX_PARTS = 1024
@@ -31,15 +31,19 @@ class ModelBuilder(Builder):
         self.unpadded = unpadded
         self.below: dict[str, Dim] = {}
         """What all ids in an input are below: `{"tokens": V=50257}`."""
+        self._ids: dict[str, frozenset[str]] = {}
+        """Value -> the values of whole numbers that it begins with."""
+
+    def add_node(self, node: Node) -> tuple[Value, ...]:
+        own = (value.name for value in node.results if not node.operands and value.type.dtype is DType.i32)
+        begins = frozenset(own).union(*(self._ids[value.name] for value in node.operands))
+        self._ids |= dict.fromkeys((value.name for value in node.results), begins)
+        return super().add_node(node)
 
     def need_ids(self, ids: Value, table: Value, axis: int, what: str) -> None:
         """`table` has `what` along `axis` for all of `ids`, however they were arranged: kernels do not look."""
         count = int(table.type.shape[axis])
-        names = {ids.name}
-        for node in reversed(self.nodes):
-            if names & {value.name for value in node.results}:
-                names |= {value.name for value in node.operands}
-        for name in sorted(names & self.below.keys()):
+        for name in sorted(self._ids[ids.name] & self.below.keys()):
             last = int(self.below[name]) - 1
             need(last < count, f"{name} go up to {last}, {table.type} has {count} {what}")
 
