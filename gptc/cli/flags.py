@@ -88,7 +88,8 @@ def _remat(text: str) -> str:
 
 COMPILE: dict[str, tuple[Any, Any]] = {
     "batch": _option(int | None, "--batch", "Sequences in a micro-step (default: the model's).", min=1),
-    "seq": _option(int | None, "--seq", "Positions in a sequence (default: the model's).", min=1),
+    "seq": _option(int | None, "--seq", "Positions in a sequence (default: the model's; to write, those learned).",
+                   min=1),
     "micro_steps": _option(int | None, "--micro-steps", "Micro-steps in a step (default: the model's).", min=1),
     "total_batch": _option(int | None, "--total-batch", "Tokens in a step, which decide its micro-steps.", min=1),
     "overrides": _option(list[str] | None, "--set", "Override a value of the model, as train.lr=3e-4.",

@@ -53,10 +53,11 @@ def generate(
     model = load_model(compiled.artefact, built.library, threads)
     load_weights(model, weights)
     ids = codec.encode(prompt.encode()).tolist()
+    written = write(model, ids, tokens, sampling)
     say = (lambda text: None) if json else _writer()
     say(prompt.encode())
     found, times = [], [time.perf_counter()]
-    for token in write(model, ids, tokens, sampling):
+    for token in written:
         times.append(time.perf_counter())
         found.append(token)
         say(codec.decode([token]))

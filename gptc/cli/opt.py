@@ -30,9 +30,10 @@ def opt(
     from gptc.passes.manager import Context, parse_passes, run_pipeline
     from gptc.runtime.atomic import replacing
 
-    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
-        text = data.decode()
+        text = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode()
+    except FileNotFoundError:
+        raise InputError.of(f"{file}: no such file") from None
     except UnicodeDecodeError as error:
         raise InputError.of(f"{file}: byte {error.start} is not UTF-8; expected graphs in their text form") from None
     context = Context()

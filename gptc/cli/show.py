@@ -104,13 +104,14 @@ def remat(job: Job, json: Json = False) -> None:
     planned = plan(job.request)
     found = [r for program, r in planned.remarks if r.pass_name == "remat"]
     rows = [(r.node, r.message, f"{r.bytes:,}") for r in found]
-    if rows:
-        output.table(f"remat {planned.options.remat}", ("value", "how", ">bytes"), rows)
-    else:
-        output.line("nothing is computed again; --remat cheap, block or budget=SIZE asks for it")
     totals = {kind: sum(r.bytes for r in found if r.kind == kind) for kind in ("note", "done")}
     segments = dict(planned.memory.segments)
-    output.line(f"kept {size(totals['note'])}, computed again {size(totals['done'])}; arena {size(segments['arena'])}")
+    arena = f"arena {size(segments['arena'])}"
+    if rows:
+        output.table(f"remat {planned.options.remat}", ("value", "how", ">bytes"), rows)
+        output.line(f"kept {size(totals['note'])}, computed again {size(totals['done'])}; {arena}")
+    else:
+        output.line(f"nothing is computed again; --remat cheap, block or budget=SIZE asks for it; {arena}")
     output.result({
         "remat": planned.options.remat, "kept": totals["note"], "again": totals["done"], "segments": segments,
         "values": [{"name": r.node, "kept": r.kind == "note", "bytes": r.bytes, "how": r.message} for r in found],

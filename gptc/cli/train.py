@@ -47,6 +47,7 @@ def train(job: Job, flags: TrainFlags, json: Json = False) -> None:
     from gptc.runtime.resume import Start
     from gptc.runtime.settings import schedule_of
 
+    flags.check(job.request.options.target)
     if flags.tensorboard:
         import gptc.cli.tensorboard  # noqa: F401  (tells at once where it cannot be)
     world = join_job(job, flags.ranks, flags.collectives)
@@ -177,7 +178,7 @@ def _conclude(summary: Summary, folder: Path, compiled: Compiled, output: Output
     loss = "" if summary.loss is None else f": loss {summary.loss:.4f}"
     val = "" if summary.val_loss is None else f", validation loss {summary.val_loss:.4f}"
     peak = peak_rss()  # of this process, the first of several
-    pace = f"in {seconds(summary.seconds)} ({speed:,.0f} tokens/s)" if summary.tokens else "were made before"
+    pace = f"in {seconds(summary.seconds)} ({speed:,.0f} tokens/s all in all)" if summary.tokens else "were made before"
     output.line(f"{counted(summary.steps, 'step')} {pace}{loss}{val}")
     output.line(f"peak memory {peak / 2**20:,.0f} MiB")
     output.line(f"weights in {folder / WEIGHTS}")

@@ -64,3 +64,16 @@ class TrainFlags:
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write what TensorBoard shows.")] = False
     plain: Plain = False
     seed: Seed = None
+
+    def check(self, target: str) -> None:
+        """Refuse a flag that could change nothing, beside the others or on this target."""
+        from gptc.errors import UsageError
+
+        for idle, flag, hint in (
+            (self.prompt is not None and not self.sample_every, "--prompt", "samples are written with --sample-every"),
+            (self.hellaswag_every and not self.hellaswag, "--hellaswag-every", "--hellaswag names the questions"),
+            (self.allow_change and not self.resume, "--allow-change", "it is for a run that goes on, with --resume"),
+            (self.plain and target != "cuda", "--plain-launches", "it is for --target cuda"),
+        ):
+            if idle:
+                raise UsageError.of(f"{flag} would do nothing here", None, hint)

@@ -203,13 +203,17 @@ def parse_passes(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]
         match = re.match(r"[a-z_]+", rest)
         name = match[0] if match else rest
         if name not in known:
-            raise UsageError.of(f"no pass is called {name!r}", hint=did_you_mean(name, known))
+            hint = did_you_mean(name, known) or f"passes are {', '.join(known)}"
+            raise UsageError.of(f"no pass is called {name!r}", hint=hint)
         options, rest = _parse_options(name, known[name], rest[len(name) :])
         passes.append(known[name](**options))
         if rest and not rest.startswith(","):
             raise UsageError.of(f"expected a comma before {rest!r}")
         rest = rest[1:].lstrip()
     return tuple(passes)
+
+
+JSON = 'values are JSON\'s, as 12, 0.5, true, "text"'
 
 
 def _parse_options(name: str, cls: type[Pass], rest: str) -> tuple[dict[str, Any], str]:
@@ -222,11 +226,13 @@ def _parse_options(name: str, cls: type[Pass], rest: str) -> tuple[dict[str, Any
     while not rest.startswith("}"):
         key, equals, value = rest[1:].partition("=")
         if key not in names or not equals:
-            raise UsageError.of(f"pass {name} has no option {key!r}", hint=did_you_mean(key, names))
+            options_are = f"its options are {', '.join(names)}" if names else "it has none"
+            raise UsageError.of(f"pass {name} has no option {key!r}", hint=did_you_mean(key, names) or options_are)
         try:
             options[key], end = decoder.raw_decode(value)
         except json.JSONDecodeError:
-            raise UsageError.of(f"cannot read the value of {name}'s option {key!r}: {value!r}") from None
+            found, _, _ = value.partition("}")
+            raise UsageError.of(f"cannot read the value of {name}'s option {key!r}: {found!r}", None, JSON) from None
         rest = value[end:]
         if rest[:1] not in (",", "}"):
             raise UsageError.of(f"expected , or }} after {name}'s option {key!r}")

@@ -142,7 +142,8 @@ def generate(model: Model, prompt: Sequence[int], count: int, sampling: Sampling
         raise InputError.of("the prompt is empty", None, "give at least one token to start from")
     for token in prompt:
         if not 0 <= token < vocab:
-            raise InputError.of(f"prompt token {token} is not in 0..{vocab - 1} of this model")
+            hint = "was the text made tokens by this model's tokenizer?"
+            raise InputError.of(f"prompt token {token} is not in 0..{vocab - 1} of this model", None, hint)
     if count < 1:
         raise InputError.of(f"cannot generate {count} tokens: need at least 1")
     return _generate(model, source, list(prompt), count, sampling)

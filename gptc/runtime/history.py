@@ -127,8 +127,11 @@ class History:
     def verified(self, step: int) -> Checkpoint:
         """The checkpoint of `step`, every byte compared with its hash."""
         if not self.path(step).exists():
-            known = ", ".join(map(str, self.steps())) or "none"
-            raise InputError.of(f"{self.folder}: no checkpoint of step {step}", None, f"there are: {known}")
+            known = ", ".join(map(str, self.steps()))
+            hint = (
+                f"there are those of steps {known}" if known else "there are none; gptc train --save-every makes them"
+            )
+            raise InputError.of(f"{self.folder}: no checkpoint of step {step}", None, hint)
         return verified(self.path(step))
 
     def _sweep(self) -> None:

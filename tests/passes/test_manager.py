@@ -69,10 +69,16 @@ def test_options_are_spelled_where_they_differ() -> None:
     [
         ("simplfy", "error: no pass is called 'simplfy'\n  help: did you mean 'simplify'?"),
         ("differentiate{sed=1}", "error: pass differentiate has no option 'sed'\n  help: did you mean 'seed'?"),
-        ("differentiate{seed=}", "error: cannot read the value of differentiate's option 'seed': '}'"),
+        ("differentiate{x=1}", "error: pass differentiate has no option 'x'\n  help: its options are seed, scaled"),
+        ("recognise{x=1}", "error: pass recognise has no option 'x'\n  help: it has none"),
+        (
+            "differentiate{seed=x},fuse",
+            "error: cannot read the value of differentiate's option 'seed': 'x'\n"
+            '  help: values are JSON\'s, as 12, 0.5, true, "text"',
+        ),
         ("differentiate{seed=1", "error: expected , or } after differentiate's option 'seed'"),
         ("simplify fuse", "error: expected a comma before ' fuse'"),
-        ("{", "error: no pass is called '{'"),
+        ("{", f"error: no pass is called '{{'\n  help: passes are {', '.join(PASSES)}"),
     ],
 )
 def test_mistakes_in_the_text(text: str, message: str) -> None:
