@@ -13,7 +13,7 @@
 #include "support.h"
 
 // Elements per work item. A fixed size: whether an element meets vector or remainder code does not depend on
-// the number of threads.
+// the number of threads. Fewer are not worth waking other threads for.
 enum { CHUNK = 16384 };
 
 void adamw_decay_1df11b(
@@ -36,7 +36,7 @@ void adamw_decay_1df11b(
     const float clip = *scale;
     const int skip = !(clip > 0.0f);
 
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (n > CHUNK)
     for (int64_t i0 = 0; i0 < n; i0 += CHUNK) {
         const int64_t i1 = gptc_min(i0 + CHUNK, n);
         #pragma omp simd
