@@ -24,8 +24,8 @@ ROUND = {DType.bf16: 2.0**-8, DType.f16: 2.0**-11}
 """Relative rounding of a store; that of f32 is part of the last step, and whole numbers are exact."""
 SUBNORMAL = {DType.f16: 2.0**-25}
 """Absolute rounding of a store below 2^-14; the others have no such numbers where it would show."""
-UNITS = {"exp": 5, "log": 2, "tanh": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2, "copy": 0, "neg": 0, "abs": 0, "sign": 0,
-         "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
+UNITS = {"exp": 5, "log": 2, "tanh": 4, "sin": 4, "cos": 4, "sigmoid": 8, "gelu": 40, "rsqrt": 2,
+         "copy": 0, "neg": 0, "abs": 0, "sign": 0, "maximum": 0, "minimum": 0, "where": 0, "lt": 0, "le": 0, "eq": 0,
          "round_bf16": 2.0**16, "round_f16": 2.0**13, "noise": 0, "stochastic_bf16": 2.0**16}  # fmt: skip
 """Roundoff units of one evaluation, 1 for all others: an ulp is at most two units, and a softmax may take powers of two
 within 2.3 ulps for exp.  Stochastic rounding errs by up to twice as much as rounding to nearest; the other half is that
@@ -108,8 +108,8 @@ def step(fn: str, args: Sequence[Bounded], space: Sequence[int]) -> Bounded:
     value = np.asarray(SCALARS[fn].numpy(*(a.value for a in args)))
     spread = PROPAGATE.get(fn, _same)
     error = np.broadcast_to(np.asarray(spread(value, args), np.float64), value.shape)
-    # support.h promises no relative accuracy where gelu underflows
-    floor = {"gelu": 1e-6, "round_f16": SUBNORMAL[DType.f16]}.get(fn, 0.0)
+    # support.h promises no relative accuracy where gelu underflows, nor beside the zeros of sin and cos
+    floor = {"gelu": 1e-6, "sin": 2.0**-30, "cos": 2.0**-30, "round_f16": SUBNORMAL[DType.f16]}.get(fn, 0.0)
     units: float | Array = UNITS.get(fn, 1)
     if fn in GROWTH:
         units = units + GROWTH[fn] * np.minimum(np.abs(args[0].value), LARGEST)

@@ -65,6 +65,8 @@ INFIX = {
 CALLS = {
     "exp": "gptc_exp",
     "tanh": "gptc_tanh",
+    "sin": "gptc_sin",
+    "cos": "gptc_cos",
     "sigmoid": "gptc_sigmoid",
     "gelu": "gptc_gelu",
     "log": "logf",

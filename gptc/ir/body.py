@@ -100,6 +100,8 @@ SCALARS: dict[str, Scalar] = {
     "exp": Scalar(np.exp, 10),
     "log": Scalar(np.log, 10),
     "tanh": Scalar(np.tanh, 10),
+    "sin": Scalar(np.sin, 10),
+    "cos": Scalar(np.cos, 10),
     "sqrt": Scalar(np.sqrt, 4),
     "rsqrt": Scalar(lambda x: 1 / np.sqrt(x), 5),
     "sigmoid": Scalar(_sigmoid, 12),

@@ -152,6 +152,8 @@ def test_special_values(kernels: Kernels, name: str) -> None:
         (expected,) = node.op.eval(*given)
     if name == "gelu":  # documented: NaN below the range, where the exact value is -0
         expected = np.where(given[0] == -np.inf, np.float32(np.nan), expected)
+    if name in ("sin", "cos"):  # documented: no digit of an angle is left there
+        expected = np.where(np.abs(given[0]) >= 2**31, np.float32(np.nan), expected)
     tiny = np.abs(expected) < 1.8e-38  # gptc_exp and what is made of it give 0 here
     flushed = np.where(tiny & (result == 0), expected, result)
     np.testing.assert_allclose(flushed, expected, rtol=1e-5, atol=0)

@@ -178,15 +178,17 @@ def test_every_function_is_used_here_or_in_a_model() -> None:
     assert [name for name in FUNCTIONS if f"{name}(" not in models + here] == []
 
 
-@pytest.mark.parametrize("name", ["exp", "neg", "relu", "sigmoid", "silu", "tanh"])
+@pytest.mark.parametrize("name", ["cos", "exp", "neg", "relu", "sigmoid", "silu", "sin", "tanh"])
 def test_elementwise(load: Load, name: str) -> None:
-    """relu(x), silu(x), sigmoid(x), tanh(x), exp(x), neg(x)"""
+    """relu(x), silu(x), sigmoid(x), tanh(x), exp(x), neg(x), sin(x), cos(x)"""
     meaning = {
+        "cos": np.cos,
         "exp": np.exp,
         "relu": lambda x: np.maximum(x, 0),
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
         "neg": np.negative,
         "silu": lambda x: x / (1 + np.exp(-x)),
+        "sin": np.sin,
         "tanh": np.tanh,
     }[name]
     x = computed(load, "embedding(w, positions) * 0.1 - 0.5 + 0 * embedding(w, tokens)")

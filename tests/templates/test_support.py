@@ -18,7 +18,7 @@ from gptc.ir.ops.random import StochasticRound
 from tests.templates.kernel_library import FLAGS, TARGETS
 
 ARM, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-FUNCTIONS = ("exp", "exp2", "tanh", "sigmoid", "gelu", "round_bf16")
+FUNCTIONS = ("exp", "exp2", "tanh", "sin", "cos", "sigmoid", "gelu", "round_bf16")
 SOURCE = (
     '#include "support.h"\n#include <string.h>\n'
     + "".join(
@@ -125,6 +125,21 @@ def test_tanh(functions: Functions) -> None:
     assert ulps(y[normal], exact[normal]).max() < 1.4
     assert np.array_equal(y[~normal], x[~normal])
     assert np.array_equal(np.signbit(y), np.signbit(x))
+
+
+@pytest.mark.parametrize(("name", "function"), [("sin", np.sin), ("cos", np.cos)])
+def test_sines(functions: Functions, name: str, function: np.ufunc) -> None:
+    """As angles of rotary positions go, up to a radian a position, and far beyond."""
+    x = np.concatenate([functions.every_exponent(), functions.between(-40, 40), functions.between(0, 2**21)])
+    y = functions(name, x)
+    inside = np.abs(x) < 2**31
+    assert np.all(np.isnan(y[~inside]))
+    x, y = x[inside], y[inside]
+    exact = function(x.astype(np.float64))
+    near = np.abs(x) * 2.0**-52  # what the reduction loses
+    assert ulps(y, exact)[near < 2.0**-28 * np.abs(exact)].max() < 1.6
+    assert np.all(np.abs(y - exact) <= 1.6 * np.spacing(np.abs(exact).astype(np.float32)) + near)
+    assert np.all(np.abs(y) <= 1)
 
 
 def test_sigmoid(functions: Functions) -> None:

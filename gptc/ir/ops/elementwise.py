@@ -133,6 +133,28 @@ class Tanh(Elementwise):
 
 
 @register
+class Sin(Elementwise):
+    """y = sin(x), x in radians."""
+
+    name = "sin"
+    code = body("x", "y", "y = sin(x)")
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        return (b.mul(grads[0], b.cos(operands[0])),)
+
+
+@register
+class Cos(Elementwise):
+    """y = cos(x), x in radians."""
+
+    name = "cos"
+    code = body("x", "y", "y = cos(x)")
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        return (b.neg(b.mul(grads[0], b.sin(operands[0]))),)
+
+
+@register
 class Sigmoid(Elementwise):
     """y = 1 / (1 + e^-x); dy/dx = y (1 - y)."""
 
