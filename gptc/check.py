@@ -203,16 +203,18 @@ class _Watch:
             return node.op.eval()[0]
         dtype = value.type.dtype.numpy
         steps = tuple(s * dtype.itemsize for s in value.type.steps)
-        return np.ndarray(tuple(map(int, value.type.shape)), dtype, self._bytes(value).data, 0, steps)
+        first = value.type.reach_back * dtype.itemsize
+        return np.ndarray(tuple(map(int, value.type.shape)), dtype, self._bytes(value).data, first, steps)
 
     def _sum(self, value: Value) -> int:
         """A checksum over the memory that a value covers."""
         return zlib.crc32(self._bytes(value).data)
 
     def _bytes(self, value: Value) -> NDArray[np.uint8]:
-        """What lies from a value's first element to its last."""
+        """What lies from a value's lowest element to its highest."""
         place, kind = self.graph.plan[value.name], value.type
-        return self.model.peek(place.segment, place.offset, kind.span * kind.dtype.size)  # type: ignore[arg-type]
+        lowest = place.offset - kind.reach_back * kind.dtype.size
+        return self.model.peek(place.segment, lowest, kind.span * kind.dtype.size)  # type: ignore[arg-type]
 
 
 _CLOBBERED = ("another call has written into its memory: the plan lets two live tensors overlap, or a kernel writes "

@@ -92,7 +92,7 @@ def nest(names: Sequence[str], space: Sequence[int], operands: Sequence[Strides]
 
 
 def _nest_access(name: str, letters: str, steps: Strides) -> Access:
-    extents = tuple((f"{name}_s{i}", step) for i, step in zip(letters, steps, strict=True) if step > 1)
+    extents = tuple((f"{name}_s{i}", step) for i, step in zip(letters, steps, strict=True) if step not in (0, 1))
     terms = [
         "" if step == 0 else i if step == 1 else f"{i} * {name}_s{i}" for i, step in zip(letters, steps, strict=True)
     ]

@@ -72,6 +72,8 @@ def _results(node: Node, operands: list[Array], feeds: Feeds, wide: bool) -> tup
         return (_settle(_fed(node, feeds), node.results[0].type, wide),)
     if isinstance(node.op, Constant):
         return (np.asarray(node.op.value, _dtype(node.results[0].type, wide)),)
+    if wide and all(a.dtype.kind in "iu" for a in operands) and all(v.type.dtype.is_float for v in node.results):
+        operands = [a.astype(np.float64) for a in operands]  # else float32 is all that an op makes of whole numbers
     try:
         with np.errstate(all="ignore"):
             found = node.op.eval(*operands)
@@ -146,7 +148,7 @@ class _Memory:
         for value in graph.values():
             if value.name not in self.constants:
                 place = self._place(value)
-                end = place.offset + value.type.span * value.type.dtype.size
+                end = place.offset + (value.type.span - value.type.reach_back) * value.type.dtype.size
                 sizes[place.segment] = max(sizes.get(place.segment, 0), end)
         self.segments = {s: np.full(n, POISON if s == ARENA else 0, np.uint8) for s, n in sizes.items()}
 

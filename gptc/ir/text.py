@@ -154,6 +154,7 @@ def _parse_value(text: str) -> Value:
 
 
 _TYPE = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[^\]]*)\](?:\{(?P<strides>[^}]*)\})?")
+_STEP = re.compile(r"-?\d+")
 _DIM = re.compile(r"(?:(?P<name>\w+)=)?(?P<size>[1-9]\d*)")
 
 
@@ -163,7 +164,7 @@ def parse_type(text: str) -> TensorType:
     if match and match["dtype"] in DType.__members__:
         dims = [_DIM.fullmatch(d) for d in match["shape"].split(",")] if match["shape"] else []
         steps = match["strides"].split(",") if match["strides"] else None
-        if all(dims) and (steps is None or (len(steps) == len(dims) and all(s.isdecimal() for s in steps))):
+        if all(dims) and (steps is None or (len(steps) == len(dims) and all(map(_STEP.fullmatch, steps)))):
             shape = [Dim(int(d["size"]), d["name"]) for d in dims if d]
             return TensorType.of(DType(match["dtype"]), shape, None if steps is None else map(int, steps))
     raise ValueError(f"not a type: {text.strip()!r}")

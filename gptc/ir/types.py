@@ -126,8 +126,13 @@ class TensorType:
 
     @property
     def span(self) -> int:
-        """Elements of memory from the first to the last."""
-        return 1 + sum((int(d) - 1) * s for d, s in zip(self.shape, self.steps, strict=True)) if self.count else 0
+        """Elements of memory from the lowest to the highest."""
+        return 1 + sum((int(d) - 1) * abs(s) for d, s in zip(self.shape, self.steps, strict=True)) if self.count else 0
+
+    @property
+    def reach_back(self) -> int:
+        """Elements of memory in front of the first one, where negative strides lead."""
+        return sum((int(d) - 1) * max(0, -s) for d, s in zip(self.shape, self.steps, strict=True))
 
     def with_shape(self, shape: Iterable[int]) -> TensorType:
         """The contiguous type of the same dtype and another shape."""

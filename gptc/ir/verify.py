@@ -139,6 +139,8 @@ _NEW_TOKENS: dict[type, int] = {AttentionCached: 0, CacheAppend: 1}
 
 def _reads_strided(op: Op, index: int, kind: TensorType) -> bool:
     """Whether a kernel can read this operand although it is not contiguous."""
+    if min(kind.steps) < 0:
+        return isinstance(op, Map)
     if isinstance(op, Foreach):
         return _reads_strided(op.op, index // op.times, kind)
     if isinstance(op, Gemm):

@@ -189,6 +189,22 @@ def merge_heads(b: ModelBuilder, x: Value) -> Tensors:
 
 
 @function
+def rope(b: ModelBuilder, x: Value, positions: Value, *, theta: float = 10000.0) -> Tensors:
+    """Heads [B, H, T, D] turned by their positions t: (x[i], x[i + D/2]) by t theta^(-2 i / D) (Su et al. 2021)."""
+    need(x.type.rank == 4, f"needs heads [B, H, T, D], got {x.type}")
+    batch, H, seq, width = x.type.shape
+    fits = positions.type.shape == (seq,) and not positions.type.dtype.is_float
+    need(fits, f"takes one whole number for each position of {x.type}, got {positions.type}")
+    need(width % 2 == 0, f"turns pairs of numbers, and {x.type} has {int(width)} in a head")
+    need(theta > 0, f"theta must be positive, got {theta:g}")
+    angles = b.angles(b.reshape(positions, shape=(seq, 1, 1)), size=int(width), theta=theta)
+    cos, sin = (b.reshape(table, shape=(seq, 1, 2, width // 2)) for table in (b.cos(angles), b.sin(angles)))
+    halves = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, seq, H, 2, width // 2))
+    turned = b.add(b.mul(halves, cos), b.mul(b.flip(halves, axis=3), sin))  # -sin for the first half, sin for the other
+    return _first(b.transpose(b.reshape(turned, shape=(batch, seq, H, width)), perm=(0, 2, 1, 3)))
+
+
+@function
 def split(b: ModelBuilder, x: Value, parts: int, *, axis: int = -1) -> Tensors:
     """Equal pieces along an axis."""
     _need_axis(x, axis)

@@ -28,7 +28,7 @@ from gptc.ir.ops.leaf import Input, Iota
 from gptc.ir.ops.matmul import Matmul
 from gptc.ir.ops.reduce import ReduceSum
 from gptc.ir.ops.row import RowOp
-from gptc.ir.ops.shape import Concat, Reshape, Split, Transpose
+from gptc.ir.ops.shape import Concat, Flip, Reshape, Split, Transpose
 from gptc.ir.ops.softmax import Softmax
 from gptc.ir.types import DType
 from gptc.passes.manager import Context
@@ -98,6 +98,7 @@ class _Shortening:
             (Reshape, self.reshape),
             (Transpose, self.transpose),
             (Split, self.split),
+            (Flip, self.flip),
             (Concat, self.concat),
             (ReduceSum, self.reduce_sum),
         )
@@ -218,6 +219,13 @@ class _Shortening:
 
     def split(self, node: Node) -> Cut:
         assert isinstance(node.op, Split)
+        axis = self.only(node, 0)
+        if node.op.axis % node.operands[0].type.rank == axis:
+            self.mixed(node)
+        return node.op, axis
+
+    def flip(self, node: Node) -> Cut:
+        assert isinstance(node.op, Flip)
         axis = self.only(node, 0)
         if node.op.axis % node.operands[0].type.rank == axis:
             self.mixed(node)

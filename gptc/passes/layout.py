@@ -1,7 +1,7 @@
-"""Transposes, reshapes and splits become indexing.
+"""Transposes, reshapes, flips and splits become indexing.
 
 Reads:    a graph at stage `precise` (an earlier one will do).       Leaves: the same stage; no `reshape`,
-          `transpose` or `split`, and a `concat` only where its pieces lie apart.
+          `transpose`, `flip` or `split`, and a `concat` only where its pieces lie apart.
 Does:     fold chains of them into one `view` of the tensor at their start, for readers that take strides; let
           attention write merged heads, and its gradient the joint gradient of q, k and v, so that what follows
           is a view too; turn a transposed factor of a matmul into its flag.
@@ -21,7 +21,7 @@ from gptc.ir.ops.attention import Attention, AttentionGrad, merged_type
 from gptc.ir.ops.cache import AttentionCached, CacheAppend
 from gptc.ir.ops.elementwise import Elementwise
 from gptc.ir.ops.matmul import Matmul
-from gptc.ir.ops.shape import Concat, Reshape, Split, Transpose, View
+from gptc.ir.ops.shape import Concat, Flip, Reshape, Split, Transpose, View
 from gptc.passes.manager import Context
 from gptc.passes.rewrite import with_operands
 from gptc.passes.strided import Places, Strided, join
@@ -55,6 +55,7 @@ class _Folding:
             View: self.view,
             Reshape: self.reshape,
             Transpose: self.transpose,
+            Flip: self.flip,
             Split: self.split,
             Concat: self.concat,
             Attention: self.attention,
@@ -93,6 +94,10 @@ class _Folding:
     def transpose(self, node: Node) -> None:
         assert isinstance(node.op, Transpose)
         self.places.put(node.results[0], self.places.of(node.operands[0]).transpose(node.op.perm))
+
+    def flip(self, node: Node) -> None:
+        assert isinstance(node.op, Flip)
+        self.places.put(node.results[0], self.places.of(node.operands[0]).flip(node.op.axis))
 
     def split(self, node: Node) -> None:
         assert isinstance(node.op, Split)
@@ -135,10 +140,10 @@ class _Folding:
         return with_operands(node, partial(self.places.rows, reader=node))
 
     def attention_grad(self, node: Node) -> Node:
-        """Gradients that are joined next are written as one [B, T, (H + 2 Hkv) D]."""
+        """Gradients whose heads are merged next are written as one [B, T, (H + 2 Hkv) D]."""
         assert isinstance(node.op, AttentionGrad)
         new = with_operands(node, partial(self.places.rows, reader=node))
-        if not self.joined(node):
+        if not self.merged(node):
             return new
         op = replace(node.op, packed=True)
         (kind,) = op.infer(*(v.type for v in new.operands))
@@ -153,23 +158,10 @@ class _Folding:
         self.context.done("layout", node, "writes the joint gradient of q, k and v", kind.nbytes)
         return replace(new, op=op, results=(packed,))
 
-    def joined(self, node: Node) -> bool:
-        """Whether dq, dk and dv become [B, T, heads D] each, and are joined in that order by one concat."""
-        ends = tuple(map(self.end_of_chain, node.results))
-        for end, value in zip(ends, node.results, strict=True):
-            batch, heads, length, size = value.type.shape
-            if end.type.shape != (batch, length, heads * size):
-                return False
-        readers = {self.graph.users[v.name] for v in ends}
-        joins = [n for users in readers for n in users if n.op in (Concat(-1), Concat(2)) and n.operands == ends]
-        return len(readers) == len(joins) == 1
-
-    def end_of_chain(self, value: Value) -> Value:
-        """Follow transposes and reshapes for as long as each has one reader."""
-        users = self.graph.users[value.name]
-        if len(users) == 1 and isinstance(users[0].op, (Transpose, Reshape)):
-            return self.end_of_chain(users[0].results[0])
-        return value
+    def merged(self, node: Node) -> bool:
+        """Whether dq, dk and dv are all wanted in the order of positions, and none as it is."""
+        readers = [self.graph.users[v.name] for v in node.results]
+        return all(users and all(u.op == Transpose(HEADS_INWARD) for u in users) for users in readers)
 
     def matmul(self, node: Node) -> Node:
         """Factors may be strided as long as one of their last two axes has neighbours for elements."""

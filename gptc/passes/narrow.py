@@ -5,8 +5,8 @@ Leaves:   the same stage.
 Does:     under `bf16` and `f16`, let regions store f32 activations as such where only regions read them.  Inside a
           region values stay f32, so each is rounded once, when it is stored; what a region stored twice, as it is and
           rounded for a product, it stores once.
-Does not: touch statistics, scalars, sums over rows (gradients of biases and norms), what the optimizer reads, or what
-          leaves the graph.
+Does not: touch statistics, scalars, sums over rows (gradients of biases and norms), what the optimizer reads, what
+          leaves the graph, or what is made of whole numbers alone: sines of positions are small and read by all blocks.
 
 The residual stream and its gradient become bf16 too, as in llm.c: they are half of what the norms move.
 """
@@ -48,6 +48,8 @@ class _Narrowing:
         self.dtype = dtype
         self.new: dict[str, Value] = {}
         """Name -> what stands for the value from now on."""
+        self.tables: set[str] = set()
+        """Values made of whole numbers alone."""
 
     def run(self) -> Graph:
         nodes = tuple(map(self.node, self.graph.nodes))
@@ -58,6 +60,9 @@ class _Narrowing:
         """The node on the operands as they are now, its results as they will be stored."""
         operands = tuple(self.new.get(v.name, v) for v in node.operands)
         node = replace(node, operands=operands)
+        if operands and all(v.name in self.tables or not v.type.dtype.is_float for v in operands):
+            self.tables |= {v.name for v in node.results}
+            return node
         if isinstance(node.op, View) and operands[0].type.dtype is not node.results[0].type.dtype:
             return replace(node, results=(self.narrowed(node.results[0]),))
         if not isinstance(node.op, Region) or isinstance(node.op, Column):

@@ -2,7 +2,7 @@
 
 Reads:    a graph at any stage up to `precise`.      Leaves: the same stage.
 Does:     common subexpressions; dead code; constants folded; identities of arithmetic, casts and shapes; sums into
-          a scatter; broadcasts that elementwise ops do by themselves.
+          a scatter; broadcasts that elementwise ops do by themselves; flips of what they make.
 Does not: reorder sums, or change a result by more than the sign of a zero.
 """
 
@@ -13,12 +13,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from gptc.ir.body import INDICES
 from gptc.ir.graph import Graph, Node, Output, Value, drop_unused
 from gptc.ir.op import Op
 from gptc.ir.ops import REGISTRY
 from gptc.ir.ops.elementwise import Cast, Elementwise
 from gptc.ir.ops.leaf import Constant
-from gptc.ir.ops.shape import Transpose
+from gptc.ir.ops.shape import Flip, Transpose
 from gptc.ir.types import DType
 from gptc.passes.manager import Context
 from gptc.passes.rewrite import Rewriter, Rule, rewrite, with_operands
@@ -111,6 +112,28 @@ def _transpose(r: Rewriter, node: Node) -> Value | Node | None:
     return replace(node, op=Transpose(perm), operands=inner.operands)
 
 
+def _flip(r: Rewriter, node: Node) -> Node | None:
+    """What an elementwise op makes in reverse order is what it makes of reversed operands, which layout makes views.
+
+    Not where others read its result too, which would then be computed twice, unless it is but a cast.
+    """
+    assert isinstance(node.op, Flip)
+    (x,), inner = node.operands, r.producer(node.operands[0])
+    alone = len(r.before.users.get(x.name, ())) <= 1 and x.name not in r.before.output_names
+    if not isinstance(inner.op, Elementwise) or any(s.fn in INDICES for s in inner.op.body().stmts):
+        return None
+    if not alone and not isinstance(inner.op, Cast):
+        return None
+    axis = node.op.axis % x.type.rank - x.type.rank
+
+    def flipped(v: Value) -> Value:
+        broadcasts = v.type.rank < -axis or v.type.shape[axis] == 1
+        made: Value = v if broadcasts else r.b.flip(v, axis=axis, label=f"{v.name}.flip")
+        return made
+
+    return replace(node, op=inner.op, operands=tuple(map(flipped, inner.operands)))
+
+
 def _copy(r: Rewriter, node: Node) -> Value | None:
     """A copy of something contiguous is nothing."""
     return node.operands[0] if node.operands[0].type == node.results[0].type else None
@@ -157,6 +180,7 @@ _SPECIAL: dict[str, tuple[Rule, ...]] = {
     "div": (_neutral(1, 1),),
     "reshape": (_reshaped,),
     "transpose": (_transpose,),
+    "flip": (_flip,),
     "broadcast_to": (_reshaped,),
     "copy": (_copy,),
     "cast": (_cast,),

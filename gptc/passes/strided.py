@@ -57,6 +57,13 @@ class Strided:
             for start, length in zip(starts, lengths, strict=False)
         )
 
+    def flip(self, axis: int) -> Strided:
+        """Along `axis` from the last to the first."""
+        axis %= len(self.shape)
+        step, last = self.strides[axis], int(self.shape[axis]) - 1
+        strides = (*self.strides[:axis], -step, *self.strides[axis + 1 :])
+        return replace(self, strides=strides, offset=self.offset + last * step)
+
     def reshape(self, shape: Sequence[int]) -> Strided | None:
         """The same elements in row-major order under another shape; None if no strides say that."""
         strides = _reshaped(self.shape, self.strides, shape)
@@ -125,13 +132,13 @@ class Places:
     def rows(self, value: Value, reader: Node) -> Value:
         """`value` for a reader that takes strides as long as the elements of the last axis are neighbours."""
         kind = self.of(value).type
-        fits = kind.rank <= MATRIX_AXES and kind.steps[-1] == 1
+        fits = kind.rank <= MATRIX_AXES and kind.steps[-1] == 1 and min(kind.steps) >= 0
         return self.strided(value, reader) if fits else self.dense(value, reader)
 
     def is_turned(self, value: Value) -> bool:
         """Whether the elements of the last axis but one are neighbours, and those of the last are not."""
         kind = self.of(value).type
-        return 2 <= kind.rank <= MATRIX_AXES and kind.steps[-2] == 1 and kind.steps[-1] != 1
+        return 2 <= kind.rank <= MATRIX_AXES and kind.steps[-2] == 1 != kind.steps[-1] and min(kind.steps) >= 0
 
     def turned(self, value: Value, reader: Node) -> Value:
         """`value` with its last two axes exchanged."""

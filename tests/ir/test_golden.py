@@ -21,7 +21,8 @@ from gptc.ir.ops.norm import LayerNorm, RmsNorm
 from gptc.ir.ops.optimizer import AdamW, GlobalNorm, SumSquares
 from gptc.ir.ops.reduce import ReduceSum
 from gptc.ir.ops.region import Gemm, Map
-from gptc.ir.ops.shape import BroadcastTo, Concat, Reshape, Split, Transpose, View
+from gptc.ir.ops.rotary import Angles
+from gptc.ir.ops.shape import BroadcastTo, Concat, Flip, Reshape, Split, Transpose, View
 from gptc.ir.ops.softmax import Softmax
 from gptc.ir.text import parse_type
 from gptc.ir.types import Array, DType
@@ -246,6 +247,11 @@ MISTAKES: list[tuple[Op, tuple[str, ...], str]] = [
     (BroadcastTo(shape=(2, 4)), ("f32[2,3]",), "f32[2,3] does not broadcast to [2, 4]"),
     (ReduceSum(axes=(1,)), ("f32[2,3,4]",), "axes [1] of f32[2,3,4] are neither the first nor the last ones"),
     (View(shape=(4,), strides=(1,), offset=3), ("f32[2,3]",), "the view reaches element 6 of f32[2,3]"),
+    (View(shape=(2, 3), strides=(3, -1), offset=1), ("f32[2,3]",), "the view reaches element -1 of f32[2,3]"),
+    (Flip(axis=2), ("f32[2,3]",), "f32[2,3] has no axis 2"),
+    (Angles(size=5), ("i32[4,1,1]",), "turns pairs of numbers, and 5 is no even number of them"),
+    (Angles(size=4), ("i32[4]",), "needs whole numbers [T, 1, 1], got i32[4]"),
+    (Angles(size=4, theta=-1.0), ("i32[4,1,1]",), "theta must be positive, got -1"),
     (Map(dtypes=("f32", "f32")), ("f32[3]",), "has 1 results and 2 dtypes"),
 ]
 

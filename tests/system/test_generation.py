@@ -9,6 +9,7 @@ import pytest
 
 from gptc.check import check_artefact
 from gptc.compiler import plan
+from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.types import Array, DType
 from gptc.model import build_graph, load_description
@@ -19,6 +20,7 @@ from gptc.runtime.generate import Cached, Recomputed, Sampling, generate
 from tests.system.reference import rounding
 from tests.system.workshop import NANO, NEEDS_BF16, TINY, Workshop
 
+LLAMA = NANO.parent / "llama-nano.yaml"
 LENGTH = 96
 """More than one call of `prefill` takes, and no multiple of what it takes."""
 GREEDY = Sampling(temperature=0)
@@ -37,9 +39,8 @@ def anew(workshop: Workshop, path: Path, seq: int) -> CpuModel:
     return built.model()
 
 
-def reference_logits(model: CpuModel, ids: Array, share: float = 0.0, seed: int = 0) -> Array:
-    """f64[T, V] from the model file, with every weight off by `share` of itself."""
-    graph = build_graph(load_description(TINY), 1, LENGTH, with_loss=False)
+def reference_logits(model: CpuModel, graph: Graph, ids: Array, share: float = 0.0, seed: int = 0) -> Array:
+    """f64[T, V] of the graph that the model file declares, with every weight off by `share` of itself."""
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {"tokens": ids[None]}
     for param in model.artefact.manifest.params:
@@ -48,15 +49,20 @@ def reference_logits(model: CpuModel, ids: Array, share: float = 0.0, seed: int 
     return interpret(graph, feeds, wide=True)["logits"][0]
 
 
-@pytest.mark.parametrize("prompt", [1, 2, 63, 65, 95, 96])
-def test_logits_at_every_position(workshop: Workshop, prompt: int) -> None:
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [*((TINY, n) for n in (1, 2, 63, 65, 95, 96)), (LLAMA, 65)],
+    ids=lambda p: p.stem if isinstance(p, Path) else str(p),
+)
+def test_logits_at_every_position(workshop: Workshop, path: Path, prompt: int) -> None:
     """Backward error: rounding is as if the weights had been others; so much do the logits move when they are."""
-    model = workshop.build(TINY, batch=1, seq=LENGTH, mode="infer").model()
+    model = workshop.build(path, batch=1, seq=LENGTH, mode="infer").model()
     spread_weights(model)
     ids = np.random.default_rng(prompt).integers(0, 61, LENGTH)
-    expected = reference_logits(model, ids)
-    share = rounding(build_graph(load_description(TINY), 1, LENGTH, with_loss=False), DType.f32)
-    moved = [np.abs(reference_logits(model, ids, share, seed) - expected).max(-1) for seed in range(4)]
+    graph = build_graph(load_description(path), 1, LENGTH, with_loss=False)
+    expected = reference_logits(model, graph, ids)
+    share = rounding(graph, DType.f32)
+    moved = [np.abs(reference_logits(model, graph, ids, share, seed) - expected).max(-1) for seed in range(4)]
     source = Cached(model)
     for end in range(prompt, LENGTH + 1):
         error = np.abs(source.logits(list(ids[:end]), 0) - expected[end - 1]).max()

@@ -21,7 +21,7 @@ LLMC_FLOATS = 2 * 73.3e6
 
 
 def test_the_models_are_there() -> None:
-    assert {p.stem for p in MODELS} >= {"gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m", "gpt2-nano"}
+    assert {p.stem for p in MODELS} >= {"gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m", "gpt2-nano", "llama-nano"}
 
 
 @pytest.mark.parametrize(("name", "micro_steps"), [*((path.stem, 1) for path in MODELS), ("gpt2-124m", 2)])

@@ -17,6 +17,7 @@ from gptc.ir.ops import (
     random,
     reduce,
     region,
+    rotary,
     shape,
     softmax,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "random",
     "reduce",
     "region",
+    "rotary",
     "shape",
     "softmax",
 ]

@@ -68,6 +68,27 @@ class Transpose(ShapeOp):
 
 
 @register
+class Flip(ShapeOp):
+    """The elements along one axis in reverse order."""
+
+    name = "flip"
+    axis: int = -1
+    samples = (({}, ("f32[3,4]",)), ({"axis": 1}, ("f32[2,2,3]",)))
+
+    def infer(self, *operands: TensorType) -> Types:
+        need_count(operands, 1)
+        (x,) = operands
+        need(-x.rank <= self.axis < x.rank, f"{x} has no axis {self.axis}")
+        return (x.with_shape(x.shape),)
+
+    def eval(self, *operands: Array) -> tuple[Array, ...]:
+        return (np.flip(operands[0], self.axis),)
+
+    def vjp(self, b: Builder, operands: Values, results: Values, grads: Grads) -> Grads:
+        return (b.flip(grads[0], axis=self.axis),)
+
+
+@register
 class Split(ShapeOp):
     """Cut one axis into pieces of the given `sizes`, or into `parts` equal ones."""
 
@@ -187,7 +208,9 @@ class View(ShapeOp):
         (x,) = operands
         y = TensorType.of(x.dtype, self.shape, self.strides)
         need(x.span == x.count, f"the base of a view must have no gaps, got {x}")
-        need(0 <= self.offset <= x.count - y.span, f"the view reaches element {self.offset + y.span - 1} of {x}")
+        first = self.offset - y.reach_back
+        last = first + y.span - 1
+        need(first >= 0 and last < x.count, f"the view reaches element {last if first >= 0 else first} of {x}")
         return (y,)
 
     def eval(self, *operands: Array) -> tuple[Array, ...]:
