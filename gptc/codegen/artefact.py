@@ -200,10 +200,32 @@ class _Facts:
         return sorted(words & {"bf16", "f16"})
 
 
+PORTS = {
+    "tokens": "what the model reads",
+    "targets": "the token after each",
+    "token": "the next one of each sequence",
+    "position": "of that token in its sequence",
+    "positions": "of these tokens in their sequences",
+    "last": "the row of each sequence, counted over all, whose logits are wanted",
+    "lr": "learning rate",
+    "step": "number of the update, the first is 1",
+    "first": "1 in the first micro-step of a step, else 0",
+    "max_loss": "no update above it; 0: any",
+    "max_norm": "no update above it; 0: any",
+    "loss_scale": "a factor on all gradients",
+    "loss": "mean over all positions",
+    "losses": "that of each position",
+    "norm": "of all gradients, before clipping",
+    "clip_scale": "factor on the gradients; 0: no update was made",
+    "logits": "a score for each token that may come next",
+}
+"""What an input or output is, for those who call programs."""
+
+
 def _model_h(facts: _Facts) -> str:
     ports = [
-        (f"GPTC_{tensor.name.upper()}", tensor.place.offset, f"{tensor.type}, {'in' if given else 'out'}")
-        for tensor, given in facts.ports
+        (f"GPTC_{t.name.upper()}", t.place.offset, f"{t.type}, {'in' if given else 'out'}: {PORTS[t.name]}")
+        for t, given in facts.ports
     ]
     return _render(
         "model.h", model=facts.model.name, dims=[(d, facts.model.dims[d]) for d in ("B", "T", "V")],
