@@ -70,6 +70,7 @@ EXAMPLES = {
     "import": "gptc import gpt2_124M.bin weights.safetensors",
     "export": "gptc export runs/gpt2-124m/weights.safetensors gpt2 --to hf",
     "show graph": "gptc show graph gpt2-nano --stop-after differentiate",
+    "show plan": "gptc show plan gpt2-124m --program step",
     "show kernel": "gptc show kernel gpt2-nano row_layer_norm",
     "bench kernels": "gptc bench kernels gpt2-nano --repeats 20",
     "bench decode": "gptc bench decode gpt2-124m --precision int8",

@@ -30,7 +30,6 @@ def generate(
     json: Json = False,
 ) -> None:
     """Write text with trained weights."""
-    import sys
     import time
 
     from gptc.cli.compile import compile_and_build, for_inference
@@ -43,7 +42,7 @@ def generate(
     from gptc.runtime.tokenizer import load_tokenizer
     from gptc.runtime.weights import load_weights
 
-    output = Output(json)
+    output = Output(json, aside=True)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, SEED if seed is None else seed)
     description = load_description(job.request.path, job.request.overrides)
     weights = weights or Path("runs") / description.name / WEIGHTS
@@ -67,7 +66,7 @@ def generate(
     last = f"the last {seen:,} of " if len(ids) > seen else ""
     after = f", then {rate:,.1f} tokens/s" if rate else ""
     said = f"{last}{counted(len(ids), 'token')} of prompt in {seconds(first)}{after}"
-    print(f"{counted(len(found), 'token')}: {said}", file=sys.stderr)
+    output.line(f"{counted(len(found), 'token')}: {said}")
     text = codec.decode(found).decode("utf-8", "replace")
     output.result({
         "prompt": prompt, "text": text, "tokens": found, "seed": sampling.seed,

@@ -25,10 +25,10 @@ FILE_WIDTH = 200
 class Output:
     """People's text goes to stdout, or to stderr beside `--json`; progress always goes to stderr."""
 
-    def __init__(self, as_json: bool = False, silent: bool = False) -> None:
-        """`silent` says nothing at all: another process says the same."""
+    def __init__(self, as_json: bool = False, silent: bool = False, aside: bool = False) -> None:
+        """`silent` says nothing at all: another process says the same.  `aside` keeps stdout for what is made."""
         self.as_json = as_json and not silent
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True, quiet=silent)
+        self.console = Console(stderr=as_json or aside, highlight=False, soft_wrap=True, quiet=silent)
         if not self.console.is_terminal:
             self.console.width = FILE_WIDTH
         self.progress = Console(stderr=True, highlight=False, quiet=silent)
