@@ -25,8 +25,8 @@ class Options:
     """Ranks that divide the optimizer's state among them (ZeRO, stage 1); 1: each has all of it."""
     precision: str = "f32"
     """`f32`; `bf16`: bf16 compute with f32 masters and statistics; `f16`: the same in f16, on a GPU, with a loss scale
-    that adapts; `int8`: for inference, weights in 8 bits with a
-    scale for each row, and f32 compute.  For inference weights are kept in the type named, caches in bf16 at most."""
+    that adapts; `int8`: for inference, weights in 8 bits with a scale for each row, and f32 compute.  For inference
+    weights are kept in the type named, caches in bf16 at most."""
     recognise: bool = True
     """Replace primitives by composites that are better differentiated whole."""
     fuse: bool = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptc.cli.flags import Job, Json, Threads, compiles
+from gptc.cli.flags import TRAINING, Job, Json, Threads, compiles
 
 if TYPE_CHECKING:
     from gptc.cli.output import Output
@@ -68,7 +68,7 @@ def kernels(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json 
     )  # fmt: skip
 
 
-@compiles("infer")
+@compiles("infer", without=TRAINING)
 def decode(
     job: Job,
     prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens before those that are timed.")] = 32,

@@ -90,6 +90,7 @@ def _openmp(compiler: str) -> Finding:
 
 
 def _cache() -> Finding:
+    from gptc.cli.output import size
     from gptc.errors import GptcError
     from gptc.runtime.cache import Cache
 
@@ -97,7 +98,7 @@ def _cache() -> Finding:
         stats = Cache().stats()
     except GptcError as error:
         return Finding("cache", False, error.diagnostics[0].message)
-    return Finding("cache", True, f"{stats.root}, {stats.entries} entries, {stats.bytes / 1e6:,.1f} MB")
+    return Finding("cache", True, f"{stats.root}, {stats.entries} entries, {size(stats.bytes)}")
 
 
 def _tokenizer() -> Finding:

@@ -110,6 +110,8 @@ COMPILE: dict[str, tuple[Any, Any]] = {
     "out": _option(Path, "--out", "Folder for artefacts.", Path("build")),
 }  # fmt: skip
 """Flag -> its annotation and default."""
+TRAINING = ("micro_steps", "total_batch", "remat")
+"""Those that mean something to training alone."""
 
 
 MODEL = "Model file (YAML), or the name of a model that comes with gptc."
@@ -173,9 +175,14 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
 
 
 def _job(model: Path, mode: str, **flags: Any) -> Job:
+    from gptc.errors import UsageError
     from gptc.options import Options
     from gptc.request import Request
 
+    for name in TRAINING if mode == "infer" else ():
+        if flags[name] != COMPILE[name][1]:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError.of(f"{flag} would do nothing here", None, "it is for training, not for --mode infer")
     target, chosen = auto_target(flags["precision"]) if flags["target"] == "auto" else (flags["target"], "")
     options = Options(
         target=target, mode=mode, precision=flags["precision"], recognise=not flags["no_recognise"],

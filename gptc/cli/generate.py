@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptc.cli.flags import Job, Json, Seed, Threads, TokenizerName, compiles
+from gptc.cli.flags import TRAINING, Job, Json, Seed, Threads, TokenizerName, compiles
 
 if TYPE_CHECKING:
     from gptc.model import Description
 
 
-@compiles("infer", without=("batch", "micro_steps", "total_batch", "remat"))
+@compiles("infer", without=("batch", *TRAINING))
 def generate(
     job: Job,
     weights: Annotated[Path | None, typer.Option(help="Weights (default: runs/MODEL/weights.safetensors).")] = None,

@@ -31,9 +31,8 @@ class Decoding:
         self.model, self.prompt, self.repeats = model, prompt, repeats
         self.batch, self.seq = manifest.dims["B"], manifest.dims["T"]
         if not model.artefact.has_program("decode"):
-            raise InputError.of(
-                f"{manifest.model} has no program that computes one token", None, "`gptc show` says why"
-            )
+            message = f"{manifest.model} has no program that computes one token"
+            raise InputError.of(message, None, "`gptc show remarks --mode infer` says why")
         if prompt + WARM_UP + repeats > self.seq:
             needed = f"{prompt} + {WARM_UP} + {repeats} tokens need as many positions"
             raise InputError.of(f"{needed}; there are {self.seq}", None, "set --seq, --prompt or --repeats")

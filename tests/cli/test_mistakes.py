@@ -46,6 +46,7 @@ MISTAKES: list[tuple[list[str | Path], int, str]] = [
     (["generate", TINY, "--weights", "text.txt"], 1, "not a valid safetensors file"),
     (["generate", TINY, "--top-p", "2"], 1, "top-p 2.0 must be in (0, 1]"),
     (["generate", TINY, "--batch", "2"], 2, "No such option: --batch"),
+    (["compile", TINY, "--mode", "infer", "--total-batch", "64"], 2, "--total-batch would do nothing here"),
     (["train", TINY, "--prompt", "x"], 2, "--prompt would do nothing here\n  help: samples are written with"),
     (["train", TINY, "--hellaswag-every", "5"], 2, "--hellaswag-every would do nothing here"),
     (["train", TINY, "--allow-change", "all"], 2, "--allow-change would do nothing here"),
