@@ -19,7 +19,7 @@ def stats(json: Json = False) -> None:
 
 
 def clear(json: Json = False) -> None:
-    """Drop everything; it is compiled again when it is needed."""
+    """Drop all compiled code, which is made again when it is needed; what was tuned, measured or fetched stays."""
     from gptc.cli.output import Output
     from gptc.runtime.cache import Cache
 

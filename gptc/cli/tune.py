@@ -37,5 +37,6 @@ def tune(
     output.line(f"{rounds}: a step takes {report.ms:,.2f} ms, {report.default_ms:,.2f} with defaults")
     if report.dropped:
         output.line(f"{counted(report.dropped, 'round')} gave other bits than the defaults: dropped", "bold")
-    output.line(f"kept in {report.path}" if report.path else "the defaults stay")
+    kept = f"kept in {report.path}: --no-tune does without, removing the file forgets it"
+    output.line(kept if report.path else "the defaults stay")
     output.result(asdict(report) | {"path": str(report.path) if report.path else None})
