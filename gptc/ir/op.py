@@ -57,7 +57,7 @@ class Op:
     name: ClassVar[str]
     """The word used in YAML, `.gir`, kernel names and messages."""
     results: ClassVar[tuple[str, ...]] = ("y",)
-    """Names of the results; `variadic` ops have as many as `infer` returns."""
+    """Names of the results; where `infer` returns more than these, the results are numbered."""
     saved: ClassVar[tuple[str, ...]] = ()
     """Results that only the gradient reads (statistics); no gradient flows into them."""
     in_place: ClassVar[Pairs] = ()
