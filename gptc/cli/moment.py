@@ -56,8 +56,9 @@ def _tensors(program: Program) -> Iterator[Tensor]:
     for value in program.values:
         place = program.place(value)
         if place.segment == ARENA:
-            nbytes = value.type.span * value.type.dtype.size
-            yield Tensor(value.name, str(value.type), place.offset, nbytes, *program.live[value.name])
+            size, kind = value.type.dtype.size, value.type
+            lowest = place.offset - kind.reach_back * size
+            yield Tensor(value.name, str(kind), lowest, kind.span * size, *program.live[value.name])
     for number, call in enumerate(program.calls):
         if call.scratch:
             name = f"{call.node.name}.scratch"
