@@ -32,7 +32,8 @@ from bench.peers import closing, publish
 os.environ.setdefault("GOMP_SPINCOUNT", "1000000")  # as within a step, threads are awake when a product begins
 
 from gptc.codegen.kernel import Call
-from gptc.codegen.render import render, render_kernel
+from gptc.codegen.probes import cpu_probe
+from gptc.codegen.render import cpu_headers, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import Target, describe
 from gptc.ir.build import Builder
@@ -151,7 +152,7 @@ def _build(calls: list[Call], target: Target) -> ctypes.CDLL:
     cached = Cache()
     cc = find_compiler(target.compiler, target.compiler, cached)
     files = {f"{c.kernel.name}.c": render_kernel(target, c.kernel, [c.kernel.name]) for c in calls}
-    files["support.h"] = render("c/support.h", VEC=target.instructions.vector)
+    files |= cpu_headers(target)
     key = content_hash("bench/matmul", cc.identity, host_cpu(), target.flags, files)
 
     def compile_all(folder: Path) -> None:
@@ -271,14 +272,12 @@ def main() -> None:
     if options.rounds < FEWEST:
         parser.error(f"at least {FEWEST} rounds")
     target = describe(Options().compiler, options.march)
-    cpu = target.instructions
-    source = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
     build = Build(
         compiler=target.compiler, flags=target.flags, libs=target.libs, library="probe.so", units=("probe.c",)
     )  # fmt: skip
-    probe = Probe(source, cpu.vector, cpu.sums, build)
+    probe = Probe(cpu_probe(target), build)
     products = [product for rows in options.rows for product in step(rows)]
-    parts = [f"Matrix products of GPT-2 124M, GFLOP/s, {target}; tile {cpu.tile[0]} x {cpu.tile[1]}"]
+    parts = [f"Matrix products of GPT-2 124M, GFLOP/s, {target}"]
     for dtype in options.dtype:
         kernels = Kernels(products, dtype, target)
         peer = Peer(options.torch_python, kernels, probe.threads)

@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gptc.codegen.gpu_probe import gpu_probe
-from gptc.codegen.render import render
+from gptc.codegen.probes import cpu_probe, gpu_probe
 from gptc.codegen.target import target_for
 from gptc.errors import StorageError
 from gptc.options import Options
@@ -34,9 +33,7 @@ def build_probe(options: Options, build: Build) -> Probe | GpuProbe:
     if target.cpu is None:
         source = gpu_probe(target)
         return GpuProbe(source.files, source.side, build)
-    cpu = target.cpu
-    text = render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16)
-    return Probe(text, cpu.vector, cpu.sums, build)
+    return Probe(cpu_probe(target), build)
 
 
 def flops_per_token(artefact: Artefact) -> float | None:

@@ -28,7 +28,7 @@ from gptc.codegen.manifest import (
 )
 from gptc.codegen.program import Identifiers, Program, Speller, Tensor, enumerators, wrap
 from gptc.codegen.provenance import provenance
-from gptc.codegen.render import cuda_headers, render, render_kernel
+from gptc.codegen.render import cpu_headers, cuda_headers, render, render_kernel
 from gptc.codegen.target import Target
 from gptc.codegen.trainer import trainer_files
 from gptc.contracts import FORMAT
@@ -110,11 +110,11 @@ def _support(facts: _Facts) -> dict[str, str]:
             "programs/kernels.cu": render("cuda/program/kernels.cu", kernels=sorted(facts.specs)),
         }
     return ranks | {
+        **{f"include/{name}": text for name, text in cpu_headers(target).items()},
         "include/host.h": _render("host.h"),
         "Makefile": _render("Makefile", **made, trains=facts.trains_alone),
-        "include/support.h": render("c/support.h", VEC=target.instructions.vector),
         "programs/after.c": _render("after.c"),
-        "programs/host.c": _render("host.c", features=target.features),
+        "programs/host.c": _render("host.c", features=target.features, amx=target.amx),
     }
 
 

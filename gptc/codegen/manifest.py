@@ -131,7 +131,7 @@ def plan_json(program: Program, report: ArenaReport) -> Json:
     }
 
 
-NARROW = ("matmul", "matmul_sm90", "attention_sm90", "attention_grad_sm90")
+NARROW = ("matmul", "matmul_amx", "matmul_sm90", "attention_sm90", "attention_grad_sm90")
 """Templates that multiply operands as they are read; every other kernel computes in f32."""
 
 

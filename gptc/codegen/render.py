@@ -103,6 +103,12 @@ def render(template: str, **params: Any) -> str:
     return tidy(text)
 
 
+def cpu_headers(target: Target) -> dict[str, str]:
+    """Name -> text of the headers that kernels for a CPU include."""
+    support = {"support.h": render("c/support.h", VEC=target.instructions.vector)}
+    return support | ({"amx.h": render("c/amx.h")} if target.amx else {})
+
+
 def cuda_headers() -> dict[str, str]:
     """Path -> text of the headers that every kernel for a GPU includes: templates/cuda/*.cuh.j2."""
     names = sorted(path.name.removesuffix(".j2") for path in (template_dir() / "cuda").glob("*.cuh.j2"))
@@ -120,9 +126,10 @@ def _place(error: BaseException, template: str) -> str:
 
 @cache
 def identifiers(template: str) -> frozenset[str]:
-    """Words of C in a template and the files it includes: names that a spec must not give to anything."""
+    """Words of C in a template and the files it extends or may include: names that a spec must not give to anything."""
     text = (template_dir() / f"{template}.j2").read_text(encoding="utf-8")
-    included = re.findall(r'\{% include "([\w/.]+)\.j2" %\}', text)
+    tags = re.findall(r"\{% (?:include|extends) (.*?) %\}", text)
+    included = re.findall(r'"([\w/.]+)\.j2"', " ".join(tags))
     code = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|//[^\n]*", " ", text, flags=re.DOTALL)
     return frozenset(re.findall(r"[A-Za-z_]\w*", code)).union(*map(identifiers, included))
 

@@ -43,15 +43,13 @@ def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
         return _on_tensor_cores(node, form, product, target, plan)
 
     told = slice(1, 6) if few else slice(None)  # gemv makes one product, and has its number of rows in its text
-    template = "gemv" if few else "matmul"
-    if target.name == "cuda" and a.dtype is DType.f32:
-        template += "_f32"
+    template = _template(a.dtype, bool(few), target)
     code = _Epilogue(node, product, form, identifiers(target.template(template)))
     spec = KernelSpec(
         template,
         "gemv" + stem(node, str(few)).removeprefix(node.op.name) if few else stem(node, form.name),
         {
-            **(_few(few, node, form, target, plan) if few else _blocking(a, form, target)),
+            **(_few(few, node, form, target, plan) if few else _blocking(a, form, target, template)),
             "inputs": [{"name": n, "ctype": ctype(v.type.dtype), "access": access} for n, access, v in code.inputs],
             "results": [{"name": n, "ctype": ctype(v.type.dtype)} for n, _, v in code.results],
             "body": code.block.lines,
@@ -60,6 +58,15 @@ def select_gemm(node: Node, target: Target, plan: Plan) -> Call:
         code.signature(SIZES[told]),
     )
     return Call(node, spec, (*code.tensors, *form.sizes[told]))
+
+
+def _template(dtype: DType, few: bool, target: Target) -> str:
+    """That of a product which is not for the tensor cores of a GPU."""
+    if target.name == "cuda" and dtype is DType.f32:
+        return "gemv_f32" if few else "matmul_f32"
+    if few:
+        return "gemv"
+    return "matmul_amx" if target.amx and dtype is DType.bf16 else "matmul"
 
 
 def _on_tensor_cores(node: Node, form: Product, product: TensorType, target: Target, plan: Plan) -> Call:
@@ -173,14 +180,15 @@ def _few(rows: int, node: Node, form: Product, target: Target, plan: Plan) -> di
     return {"rows": rows, "PARTS": parts, "a_dtype": str(a.dtype), "b_dtype": str(b.dtype), "pairs": pairs}
 
 
-def _blocking(a: TensorType, form: Product, target: Target) -> dict[str, object]:
-    """What a blocked product is made for; the one for CUDA has its blocking in its text."""
-    tile = (
-        {}
-        if target.name == "cuda"
-        else dict(zip(("MR", "NR"), target.instructions.tile_for(form.sizes[1]), strict=True))
-    )
-    return {"dtype": str(a.dtype), "trans_a": form.trans_a, "trans_b": form.trans_b, **tile}
+def _blocking(a: TensorType, form: Product, target: Target, template: str) -> dict[str, object]:
+    """What a blocked product is made for; those for CUDA and AMX have their blocking in their text."""
+    transposed = {"trans_a": form.trans_a, "trans_b": form.trans_b}
+    if template == "matmul_amx":
+        return transposed
+    if target.name == "cuda":
+        return {"dtype": str(a.dtype), **transposed}
+    mr, nr = target.instructions.tile_for(form.sizes[1])
+    return {"dtype": str(a.dtype), **transposed, "MR": mr, "NR": nr}
 
 
 def _access(kind: TensorType, product: TensorType, form: Product) -> str:

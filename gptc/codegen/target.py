@@ -44,6 +44,8 @@ class Target:
     flags: tuple[str, ...]
     bf16: bool
     """Whether it multiplies bf16 (AVX512_BF16)."""
+    amx: bool = False
+    """Whether it has matrix registers for that (AMX), and a system that gives them to a process."""
     cpu: InstructionSet | None = None
     """None for a GPU."""
     features: tuple[str, ...] = ()
@@ -72,10 +74,10 @@ class Target:
         return self.cpu is None and int(re.sub(r"\D", "", self.march)) >= 90
 
     def __str__(self) -> str:
-        """`AVX-512 (cc -march=native), vectors of 16 floats, bf16 instructions`."""
+        """`AVX-512 (cc -march=native), vectors of 16 floats, bf16 instructions, AMX`."""
         if self.cpu is None:
             return f"CUDA ({self.compiler}, {self.march})"
-        bf16 = ", bf16 instructions" if self.bf16 else ""
+        bf16 = ", bf16 instructions" * self.bf16 + ", AMX" * self.amx
         return f"{self.cpu.name} ({self.compiler} -march={self.march}), vectors of {self.cpu.vector} floats{bf16}"
 
 
@@ -191,7 +193,8 @@ def describe(compiler: str, march: str) -> Target:
     if cpu.vector == 16 and _macros(compiler, f"-march={march}", WIDE) is not None:
         flags.append(WIDE)
     bf16 = cpu.vector == 16 and "__AVX512BF16__" in macros
-    return Target("c", compiler, march, tuple(flags), bf16, cpu, features(macros))
+    amx = bf16 and {"__AMX_TILE__", "__AMX_BF16__", "__linux__"} <= macros
+    return Target("c", compiler, march, tuple(flags), bf16, amx, cpu, features(macros))
 
 
 def _unknown(compiler: str, march: str) -> InputError:

@@ -1,6 +1,6 @@
 """What the GPU of this process can do: multiply-adds, products of bf16 and memory, timed by its own events.
 
-The sources are those of `gptc.codegen.gpu_probe`, rendered by the caller and built as a model's kernels are built.
+The sources are those of `gptc.codegen.probes`, rendered by the caller and built as a model's kernels are built.
 """
 
 from __future__ import annotations

@@ -56,15 +56,13 @@ class Peaks:
 class Probe:
     """The built probes.  Their memory is taken for each measurement and given back."""
 
-    def __init__(self, source: str, vector: int, sums: int, build: Build, cache: Cache | None = None) -> None:
-        """`vector` and `sums` are what the source was rendered with."""
+    def __init__(self, source: str, build: Build, cache: Cache | None = None) -> None:
         path = _build(source, build, cache or Cache())
         self.identity = path.parent.name
         """Of the code: the same on the same machine with the same compiler and flags."""
         self._library = ctypes.CDLL(str(path))
         self._library.gptc_probe_fma.restype = ctypes.c_float
         self._library.gptc_probe_read.restype = ctypes.c_float
-        self._turn = 2 * vector * sums
         self._turns: dict[str, int] = {}
         self.has_bf16 = hasattr(self._library, "gptc_probe_bf16")
         self._floats = max(256 << 20, 8 * last_level_cache()) // 4 // FLOATS * FLOATS
@@ -86,7 +84,8 @@ class Probe:
 
     def gflops(self, dtype: str, repeats: int = REPEATS) -> float:
         """Peak of multiply-adds, of "f32" or, where the target has them, "bf16"."""
-        work, operations = (self._fma, self._turn) if dtype == "f32" else (self._bf16, 2 * self._turn)
+        work, kind = (self._fma, "fma") if dtype == "f32" else (self._bf16, "bf16")
+        operations = ctypes.c_int64.in_dll(self._library, f"gptc_{kind}_operations").value
         turns = self._turns.get(dtype, 10_000)
         while dtype not in self._turns and _best(partial(work, turns), 1) < SECONDS:
             turns *= 2

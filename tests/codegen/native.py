@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gptc.codegen.kernel import Argument, Call, Element
-from gptc.codegen.render import render, render_kernel
+from gptc.codegen.render import cpu_headers, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import Target, describe
 from gptc.ir.body import evaluate
@@ -90,7 +90,8 @@ def build(folder: Path, sources: Mapping[str, str], target: Target, flags: Seque
     """Compile kernels as an artefact's Makefile would, with every warning an error."""
     texts = {**sources, "threads": "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n"}
     texts["ranks"] = render("c/program/ranks.c")
-    (folder / "support.h").write_text(render("c/support.h", VEC=target.instructions.vector))
+    for name, text in cpu_headers(target).items():
+        (folder / name).write_text(text)
     command = [target.compiler, *target.flags, *WARNINGS, "-fPIC", *flags, *CFLAGS]
 
     def compile_one(name: str) -> str:

@@ -73,7 +73,7 @@ def describe_x86(march: str) -> Target:
 def test_vectors_wider_than_the_registers_do_not_compile(tmp_path: Path) -> None:
     """They would run sixty times slower, so the headers check what they are compiled for."""
     target = describe_x86("x86-64-v3")
-    (tmp_path / "probe.c").write_text(render("c/probe.c", VEC=16, SUMS=16, bf16=False))
+    (tmp_path / "probe.c").write_text(render("c/probe.c", VEC=16, SUMS=16, bf16=False, amx=False))
     (tmp_path / "kernel.c").write_text(render("c/support.h", VEC=16))
     for name in ("probe.c", "kernel.c"):
         command = [target.compiler, *target.flags, "-c", name, "-o", os.devnull]

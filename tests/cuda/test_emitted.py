@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gptc.codegen.gpu_probe import gpu_probe
+from gptc.codegen.probes import gpu_probe
 from gptc.codegen.render import contract, cuda_headers, render, render_kernel
 from gptc.codegen.select import select
 from gptc.codegen.target import CUDA_FLAGS, Target, describe_cuda

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gptc.codegen.render import environment
+from gptc.codegen.render import cpu_headers, environment
 from gptc.codegen.target import Target, describe
 from gptc.errors import InputError
 from tests.conftest import WARNINGS
@@ -43,6 +43,12 @@ BF16 = WIDEST.bf16
 """Whether this machine multiplies bf16."""
 
 
+def headers(target: Target) -> dict[str, str]:
+    """Those that kernels include, with the words of AMX in plain C where the target lacks it."""
+    amx = {} if target.amx else {"amx.h": Path(__file__).with_name("amx_in_software.h").read_text()}
+    return cpu_headers(target) | amx
+
+
 def render(template: str, **params: Any) -> str:
     """The C text of templates/c/<template>.c.j2."""
     return environment().get_template(f"c/{template}.c.j2").render(header=["made by a test"], **params)
@@ -55,8 +61,8 @@ class Library:
         self, folder: Path, target: Target, kernels: Mapping[str, tuple[str, Mapping[str, Any]]], extra: str = ""
     ) -> None:
         """`kernels`: function name -> (template, parameters).  `extra` is C source compiled beside them."""
-        support = environment().get_template("c/support.h.j2").render(VEC=target.instructions.vector)
-        (folder / "support.h").write_text(support)
+        for name, text in headers(target).items():
+            (folder / name).write_text(text)
         sources = {name: render(template, name=name, **params) for name, (template, params) in kernels.items()}
         sources["extra"] = "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n" + extra
         jobs = []

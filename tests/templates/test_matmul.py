@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import BF16, TARGETS, UNIT, Library, assert_within
+from tests.templates.kernel_library import BF16, TARGETS, UNIT, WIDEST, Library, assert_within
 
 FORMS = {"nn": (False, False), "nt": (False, True), "tn": (True, False), "tt": (True, True)}
 
@@ -46,6 +46,7 @@ MIXED: dict[str, Any] = {
 }
 EPILOGUES = {"fused": FUSED, "inplace": INPLACE, "mixed": MIXED}
 ROUNDING = 2.0**-8  # the rounding unit of bf16
+TILE = 16  # rows of a matrix register, and floats of one
 DTYPES: dict[str, Any] = {"f32": np.float32, "bf16": ml_dtypes.bfloat16}
 
 
@@ -66,15 +67,17 @@ class Products:
 
 
 CASES = [*(f"{name}-f32" for name in TARGETS), *([f"{next(iter(TARGETS))}-bf16"] if BF16 else [])]
+CASES += ["amx-bf16"] if WIDEST.instructions.vector == TILE else []
 
 
 @pytest.fixture(scope="module", params=CASES)
 def products(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Products:
     name, dtype = request.param.split("-")
-    target = TARGETS[name]
+    target = TARGETS.get(name, WIDEST)
     tile = {"dtype": dtype, **dict(zip(("MR", "NR"), target.instructions.tile, strict=True))}
+    template, blocking = ("matmul_amx", {}) if name == "amx" else ("matmul", tile)
     kernels = {
-        f"{form}_{kind}": ("matmul", {"trans_a": trans_a, "trans_b": trans_b, **tile, **epilogue})
+        f"{form}_{kind}": (template, {"trans_a": trans_a, "trans_b": trans_b, **blocking, **epilogue})
         for form, (trans_a, trans_b) in FORMS.items()
         for kind, epilogue in ({"plain": PLAIN} | (EPILOGUES if form in ("nt", "tn") else {})).items()
     }

@@ -1,4 +1,4 @@
-"""The sources of what measures a GPU: its own kernels, and a product by the kernel that products of bf16 get there."""
+"""The sources of what measures a machine.  On a GPU a product is made by the kernel that products of bf16 get there."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class GpuProbeSource:
 
     files: dict[str, str]
     side: int
+
+
+def cpu_probe(target: Target) -> str:
+    """The probes for an instruction set."""
+    cpu = target.instructions
+    return render("c/probe.c", VEC=cpu.vector, SUMS=cpu.sums, bf16=target.bf16, amx=target.amx)
 
 
 def gpu_probe(target: Target) -> GpuProbeSource:
