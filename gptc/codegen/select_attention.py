@@ -85,6 +85,8 @@ def _attend(
     kernel = op.kernel or ""
     stem = _attention_stem(kernel, op, q)
     params: Params = {"causal": op.causal, "scale": op.scale}
+    if target.amx and q.type.dtype is DType.bf16:
+        return fixed_call(node, target, arguments, params, stem, f"{kernel}_amx")
     if target.name != "cuda":
         params |= {"dtype": str(q.type.dtype), "MR": target.instructions.attention_rows}
         return fixed_call(node, target, arguments, params, stem)

@@ -7,6 +7,8 @@
 
 enum { TILE = 16, TILE_ROW = 64 };
 
+#define SOFTWARE static __attribute__((noinline, unused)) // copies would cost compile time
+
 static _Thread_local struct {
     int ready;
     uint32_t row[8][TILE][TILE];
@@ -44,20 +46,20 @@ static inline void gptc_need_tiles(void)
         __builtin_trap();
 }
 
-static inline void gptc_zero(int tile)
+SOFTWARE void gptc_zero(int tile)
 {
     gptc_need_tiles();
     memset(gptc_tiles.row[tile], 0, sizeof gptc_tiles.row[tile]);
 }
 
-static inline void gptc_load(int tile, const void *from, int64_t stride)
+SOFTWARE void gptc_load(int tile, const void *from, int64_t stride)
 {
     gptc_need_tiles();
     for (int i = 0; i < TILE; i++)
         memcpy(gptc_tiles.row[tile][i], (const char *)from + i * stride, TILE_ROW);
 }
 
-static inline void gptc_store(int tile, void *to, int64_t stride)
+SOFTWARE void gptc_store(int tile, void *to, int64_t stride)
 {
     gptc_need_tiles();
     for (int i = 0; i < TILE; i++)
@@ -65,20 +67,24 @@ static inline void gptc_store(int tile, void *to, int64_t stride)
 }
 
 // Products of the first and of the second half of pairs are summed apart, as the processor does.
-static inline void gptc_multiply(int sum, int a, int b)
+SOFTWARE void gptc_multiply(int sum, int a, int b)
 {
     gptc_need_tiles();
-    for (int i = 0; i < TILE; i++)
-        for (int j = 0; j < TILE; j++) {
-            float first = 0, second = 0;
-            for (int k = 0; k < TILE; k++) {
-                const uint32_t x = gptc_tiles.row[a][i][k], y = gptc_tiles.row[b][k][j];
-                first += gptc_word(x << 16) * gptc_word(y << 16);
-                second += gptc_word(x & 0xffff0000u) * gptc_word(y & 0xffff0000u);
+    for (int i = 0; i < TILE; i++) {
+        float first[TILE] = {0}, second[TILE] = {0};
+        for (int k = 0; k < TILE; k++) {
+            const uint32_t x = gptc_tiles.row[a][i][k];
+            for (int j = 0; j < TILE; j++) {
+                const uint32_t y = gptc_tiles.row[b][k][j];
+                first[j] += gptc_word(x << 16) * gptc_word(y << 16);
+                second[j] += gptc_word(x & 0xffff0000u) * gptc_word(y & 0xffff0000u);
             }
-            uint32_t *at = &gptc_tiles.row[sum][i][j];
-            *at = gptc_bits(gptc_word(*at) + (first + second));
         }
+        for (int j = 0; j < TILE; j++) {
+            uint32_t *at = &gptc_tiles.row[sum][i][j];
+            *at = gptc_bits(gptc_word(*at) + (first[j] + second[j]));
+        }
+    }
 }
 
 #define GPTC_ZERO_TILE(tile) gptc_zero(tile)

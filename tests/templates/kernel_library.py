@@ -21,6 +21,7 @@ CC = os.environ.get("CC", "gcc")
 FLAGS = [*WARNINGS, "-fPIC", *os.environ.get("GPTC_TEST_CFLAGS", "").split()]
 UNIT = 2.0**-24  # the rounding unit of f32
 THREADS = (1, 2, 3, 4)
+TILE = 16  # rows of a matrix register of AMX, and floats of one
 
 
 def targets() -> dict[str, Target]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptc.codegen.target import Target
-from tests.templates.kernel_library import BF16, TARGETS, UNIT, WIDEST, Library, assert_within
+from tests.templates.kernel_library import BF16, TARGETS, TILE, UNIT, WIDEST, Library, assert_within
 
 SCALE = 0.3125
 ROUNDING = 2.0**-8  # the rounding unit of bf16
@@ -30,18 +30,20 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return build(tmp_path_factory.mktemp("attention"), TARGETS[request.param], "f32")
 
 
-@pytest.fixture(scope="module", params=[next(iter(TARGETS))])
+@pytest.fixture(scope="module", params=[next(iter(TARGETS)), "amx"])
 def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    if not BF16:
-        pytest.skip("this machine has no AVX512_BF16")
-    return build(tmp_path_factory.mktemp("attention_bf16"), TARGETS[request.param], "bf16")
+    amx = request.param == "amx"
+    if not (WIDEST.instructions.vector == TILE if amx else BF16):
+        pytest.skip("this machine has no AVX-512" if amx else "this machine has no AVX512_BF16")
+    return build(tmp_path_factory.mktemp("attention_bf16"), WIDEST, "bf16", amx)
 
 
-def build(folder: Path, target: Target, dtype: str) -> Library:
+def build(folder: Path, target: Target, dtype: str, amx: bool = False) -> Library:
+    blocking = {} if amx else {"dtype": dtype, "MR": target.instructions.attention_rows}
     kernels = {
         f"{template}_{kind}": (
-            template,
-            {"dtype": dtype, "causal": kind == "causal", "scale": SCALE, "MR": target.instructions.attention_rows},
+            f"{template}_amx" if amx else template,
+            {"causal": kind == "causal", "scale": SCALE, **blocking},
         )
         for template in ("attention", "attention_grad")
         for kind in ("causal", "full")

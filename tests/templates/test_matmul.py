@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.templates.kernel_library import BF16, TARGETS, UNIT, WIDEST, Library, assert_within
+from tests.templates.kernel_library import BF16, TARGETS, TILE, UNIT, WIDEST, Library, assert_within
 
 FORMS = {"nn": (False, False), "nt": (False, True), "tn": (True, False), "tt": (True, True)}
 
@@ -46,7 +46,6 @@ MIXED: dict[str, Any] = {
 }
 EPILOGUES = {"fused": FUSED, "inplace": INPLACE, "mixed": MIXED}
 ROUNDING = 2.0**-8  # the rounding unit of bf16
-TILE = 16  # rows of a matrix register, and floats of one
 DTYPES: dict[str, Any] = {"f32": np.float32, "bf16": ml_dtypes.bfloat16}
 
 
