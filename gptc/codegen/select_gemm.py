@@ -182,7 +182,7 @@ def _few(rows: int, node: Node, form: Product, target: Target, plan: Plan) -> di
 
 def _blocking(a: TensorType, form: Product, target: Target, template: str) -> dict[str, object]:
     """What a blocked product is made for; those for CUDA and AMX have their blocking in their text."""
-    transposed = {"trans_a": form.trans_a, "trans_b": form.trans_b}
+    transposed: dict[str, object] = {"trans_a": form.trans_a, "trans_b": form.trans_b}
     if template == "matmul_amx":
         return transposed
     if target.name == "cuda":

@@ -20,6 +20,8 @@ FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math
 `-fno-math-errno -fno-trapping-math` change no value but let roots and selections vectorise.  Contraction is part of
 the meaning.  `-ffast-math` would cancel the rounding steps of `gptc_exp` and give wrong numbers.
 """
+AMX = ({"__AMX_TILE__", "__AMX_BF16__"}, {"__AMXTILE__", "__AMXBF16__"})
+"""What compilers predefine where there are matrix registers that multiply bf16; the latter did clang at first."""
 WIDE = "-mprefer-vector-width=512"
 
 CUDA_FLAGS = ("-O3", "-Xcompiler=-fPIC", "-cudart=static")
@@ -193,7 +195,7 @@ def describe(compiler: str, march: str) -> Target:
     if cpu.vector == 16 and _macros(compiler, f"-march={march}", WIDE) is not None:
         flags.append(WIDE)
     bf16 = cpu.vector == 16 and "__AVX512BF16__" in macros
-    amx = bf16 and {"__AMX_TILE__", "__AMX_BF16__", "__linux__"} <= macros
+    amx = bf16 and "__linux__" in macros and any(names <= macros for names in AMX)
     return Target("c", compiler, march, tuple(flags), bf16, amx, cpu, features(macros))
 
 

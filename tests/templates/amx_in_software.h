@@ -67,6 +67,7 @@ SOFTWARE void gptc_store(int tile, void *to, int64_t stride)
 }
 
 // Products of the first and of the second half of pairs are summed apart, as the processor does.
+__attribute__((no_sanitize("address", "undefined")))
 SOFTWARE void gptc_multiply(int sum, int a, int b)
 {
     gptc_need_tiles();

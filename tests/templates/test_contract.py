@@ -28,11 +28,14 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "stochastic": True,
     },
     "attention": {"dtype": "bf16", "causal": True, "scale": 0.125, "MR": 8},
+    "attention_amx": {"causal": True, "scale": 0.125},
     "attention_grad": {"dtype": "bf16", "causal": False, "scale": 0.125, "MR": 8},
+    "attention_grad_amx": {"causal": False, "scale": 0.125},
     "attention_cached": {"dtype": "bf16", "cache_dtype": "bf16", "scale": 0.125},
     "cache_append": {"dtype": "f32", "cache_dtype": "bf16"},
     "embedding": {"ctype": "float"},
     "gemv": {"rows": 3, "PARTS": 2, "a_dtype": "f32", "b_dtype": "i8", "pairs": False, **FUSED},
+    "matmul_amx": {"trans_a": True, "trans_b": True, **FUSED},
     "matmul": {"dtype": "f32", "trans_a": True, "trans_b": True, "MR": 8, "NR": 48, **FUSED},
     "scatter_add": {},
     "sum_squares": {},
@@ -94,7 +97,7 @@ def sanitizers() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def suites() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The numeric tests of this folder, for the widest vectors, in two processes at once."""
+    """The numeric tests of this folder, for the widest vectors and AMX, in two processes at once."""
     variables = {"clang": {"CC": "clang"}, "sanitizers": sanitizers()}
     if shutil.which("clang") is None:
         del variables["clang"]
@@ -102,7 +105,8 @@ def suites() -> Iterator[dict[str, subprocess.Popen[str]]]:
         del variables["sanitizers"]
     folder = Path(__file__).parent
     files = [str(path) for path in sorted(folder.glob("test_*.py")) if path != Path(__file__)]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", next(iter(TARGETS)), *files]
+    chosen = f"{next(iter(TARGETS))} or amx"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *files]
     out = subprocess.PIPE
     started = {
         name: subprocess.Popen(command, env=os.environ | v, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, text=True)

@@ -6,10 +6,12 @@
 //   template  templates/c/attention.c.j2
 //   tuning    MR 4
 #include "support.h"
+#include <omp.h>
 
 // Flash attention (Dao et al. 2022): a few queries, as many as a register tile has rows, meet the keys block by block,
 // and their softmax is kept up to date on the way, so that no T x T matrix exists. A head's keys and values are first
-// packed in the order in which the tiles read them, and then stay in the L2 cache. A thread takes a whole head.
+// packed in the order in which the tiles read them, and then stay in the L2 cache. A thread takes a whole head, or
+// a part of its queries where threads are many.
 
 enum {
     MR = 4,              // rows of a register tile
@@ -116,9 +118,17 @@ void attention_causal_6d2fa8(
     const float scale = 0.25 * 1.4426950408889634; // times log2(e): powers of two are faster
     const int64_t rows = gptc_round_up(T, NR), width = gptc_round_up(D, NR), depth = D;
 
+    // The last queries come first: they see most keys. How queries are shared does not show in the bits.
+    const int64_t heads = B * H, threads = omp_get_max_threads();
+    const int64_t parts = heads % threads == 0 ? 1 : (2 * threads + heads - 1) / heads;
+    const int64_t part = gptc_round_up((T + parts - 1) / parts, MR);
+
     #pragma omp parallel for schedule(dynamic)
-    for (int64_t head = 0; head < B * H; head++) {
-        const int64_t batch = head / H, h = head % H, hk = h / (H / Hkv);
+    for (int64_t item = 0; item < heads * parts; item++) {
+        const int64_t first = (parts - 1 - item / heads) * part, end = gptc_min(first + part, T);
+        if (first >= T)
+            continue;
+        const int64_t head = item % heads, batch = head / H, h = head % H, hk = h / (H / Hkv);
         const float *Q = q + batch * q_b + h * q_h;
         const float *K = k + batch * k_b + hk * k_h;
         const float *V = v + batch * v_b + hk * v_h;
@@ -133,12 +143,13 @@ void attention_causal_6d2fa8(
         float *max = s + MR * SCORES;                                    // [MR], of the scores so far
         float *sum = max + MR;                                           // [MR], of 2^(s - max) so far
 
-        for (int64_t j = 0; j < T; j += NR)
+        const int64_t needed = end;
+        for (int64_t j = 0; j < needed; j += NR)
             pack_columns(keys + j * depth, K + j * k_t, k_t, gptc_min(NR, T - j), D);
-        copy_rows(values, width, V, v_t, T, rows, D);
+        copy_rows(values, width, V, v_t, needed, gptc_round_up(needed, NR), D);
 
-        for (int64_t i0 = 0; i0 < T; i0 += MR) {
-            const int64_t n = gptc_min(MR, T - i0);
+        for (int64_t i0 = first; i0 < end; i0 += MR) {
+            const int64_t n = gptc_min(MR, end - i0);
             copy_rows(queries, width, Q + i0 * q_t, q_t, n, MR, D);
             request_rows(Q + (i0 + MR) * q_t, q_t, MR, D);
             request_rows(O + i0 * out_t, out_t, MR, D);

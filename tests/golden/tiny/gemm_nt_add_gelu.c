@@ -187,6 +187,32 @@ static void multiply_tile(float *restrict sum, const float *restrict a, int64_t 
 
 // ---- the product: who computes which tiles, and in which order ---------------------------------------
 
+// The items of work in order, a range of them for each thread: what comes next is known and can be requested. A thread
+// that is done takes from the ends of the others' ranges, for cores differ, and some are busy with other things. Who
+// computes an item does not show in its bits.
+struct range {
+    int64_t first, count;
+    int64_t taken;  // by anyone
+    int64_t own;    // of these, from its beginning by its own thread,
+    int64_t others; // and from its end by others
+    char apart[24]; // each range has a cache line
+};
+
+// The next item for a thread; negative when there is none.
+static int64_t next_item(struct range *ranges, int64_t threads, int64_t thread)
+{
+    for (int64_t i = 0; i < threads; i++) {
+        struct range *r = &ranges[(thread + i) % threads];
+        if (__atomic_load_n(&r->taken, __ATOMIC_RELAXED) >= r->count ||
+            __atomic_fetch_add(&r->taken, 1, __ATOMIC_RELAXED) >= r->count)
+            continue;
+        if (i == 0)
+            return r->first + r->own++;
+        return r->first + r->count - 1 - __atomic_fetch_add(&r->others, 1, __ATOMIC_RELAXED);
+    }
+    return -1;
+}
+
 void gemm_nt_add_gelu_63dffe(
     const float *a,    // [M, K], row stride lda
     const float *b,    // [N, K], row stride ldb
@@ -209,8 +235,13 @@ void gemm_nt_add_gelu_63dffe(
     const int64_t strips = (N + width - 1) / width;
     const int64_t rows = gptc_round_up(gptc_min(M, MC), MR);
 
-    #pragma omp parallel for schedule(static)
-    for (int64_t item = 0; item < batch0 * batch1 * blocks * strips; item++) {
+    const int64_t items = batch0 * batch1 * blocks * strips;
+    struct range *ranges = gptc_scratch(GPTC_SHARED, threads * sizeof *ranges);
+    for (int64_t t = 0; t < threads; t++)
+        ranges[t] = (struct range){items * t / threads, items * (t + 1) / threads - items * t / threads, 0, 0, 0, {0}};
+
+    #pragma omp parallel
+    for (int64_t item; (item = next_item(ranges, threads, omp_get_thread_num())) >= 0;) {
         const int64_t batch = item / strips / blocks, i0 = batch / batch1, i1 = batch % batch1;
         const int64_t m0 = item / strips % blocks * MC, mc = gptc_min(MC, M - m0);
         const int64_t n0 = item % strips * width, n_end = gptc_min(n0 + width, N);
