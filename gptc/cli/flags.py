@@ -190,7 +190,7 @@ def _job(model: Path, mode: str, **flags: Any) -> Job:
         march=flags["march"], compiler=flags["compiler"],
     )  # fmt: skip
     sizes = (flags["batch"], flags["seq"], flags["micro_steps"], flags["total_batch"])
-    return Job(Request(_model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"], chosen)
+    return Job(Request(model_file(model), options, tuple(flags["overrides"] or ()), *sizes), flags["out"], chosen)
 
 
 def auto_target(precision: str) -> tuple[str, str]:
@@ -211,7 +211,7 @@ def auto_target(precision: str) -> tuple[str, str]:
     return "cuda", f"target cuda: {gpu.name}, sm_{gpu.capability}, {gpu.free / 2**30:,.1f} GiB free"
 
 
-def _model_file(model: Path) -> Path:
+def model_file(model: Path) -> Path:
     """The file itself, or the shipped model of that name."""
     from gptc.errors import InputError, did_you_mean
     from gptc.resources import models_dir

@@ -186,7 +186,7 @@ class ModelFile(Strict):
     """Name of the model, and of the folder it is compiled into."""
     dims: Annotated[dict[str, Expression], Field(min_length=1, max_length=256)]
     """Named sizes; each may be computed from the others."""
-    tokenizer: Literal["bytes", "gpt2"] = "bytes"
+    tokenizer: Literal["bytes", "gpt2", "ids"] = "bytes"
     params: Group
     graph: Block
     train: Train = Train()

@@ -55,6 +55,26 @@ class Bytes:
         return bytes(ids)
 
 
+class Numbers:
+    """A token is its id in decimal digits, apart from the next by a blank: for vocabularies of other programs."""
+
+    name = "ids"
+    vocab_size = 1 << 31
+    end_of_text: int | None = None
+    tokens: tuple[bytes, ...] = ()
+
+    def encode(self, text: bytes) -> Ids:
+        words = text.split()
+        for word in words:
+            if not word.isdigit() or len(word) > 10 or int(word) >= self.vocab_size:
+                found = word.decode("utf-8", "replace")[:20]
+                raise InputError.of(f"{found!r} is no token id", None, "the tokenizer ids takes numbers, as 5 17 3")
+        return np.array(list(map(int, words)), np.uint32)
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        return b"".join(b" %d" % i for i in ids)
+
+
 class BytePairs:
     """Byte-pair encoding (Sennrich et al. 2016) by tiktoken."""
 
@@ -89,12 +109,14 @@ class BytePairs:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of that name: `bytes`, one of tiktoken's encodings, or a file `.tiktoken` or `.bin`.
+    """The tokenizer of that name: `bytes`, `ids`, one of tiktoken's encodings, or a file `.tiktoken` or `.bin`.
 
     Raises ToolMissing where the vocabulary of an encoding cannot be had.
     """
     if name == "bytes":
         return Bytes()
+    if name == "ids":
+        return Numbers()
     if Path(name).suffix in (".bin", ".tiktoken"):
         return byte_pairs(Path(name).name, read_vocabulary(Path(name)))
     import tiktoken  # here: it is slow to import and not needed for bytes

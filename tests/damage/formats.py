@@ -34,7 +34,7 @@ from gptc.runtime.dataset import CHECKSUM, parse_dataset
 from gptc.runtime.events import Began, Ended, Evaluation, Step
 from gptc.runtime.hashing import content_hash
 from gptc.runtime.history import verified
-from gptc.runtime.interop import huggingface, llmc
+from gptc.runtime.interop import hub, huggingface, llama, llmc
 from gptc.runtime.interop.gpt2 import read_weights
 from gptc.runtime.loader import Loader
 from gptc.runtime.log import Log, read_log
@@ -186,15 +186,21 @@ def llmc_state(folder: Path, model: CpuModel) -> Format:
 def hugging_face(folder: Path, name: str) -> Format:
     """A model in one file, or, where the index is what is damaged, in two."""
     huggingface.write_model(folder, a_model())
-    if name == huggingface.INDEX:
-        stored = load_file(folder / huggingface.MODEL)
-        (folder / huggingface.MODEL).unlink()
+    if name == hub.INDEX:
+        stored = load_file(folder / hub.MODEL)
+        (folder / hub.MODEL).unlink()
         places = {tensor: f"part-{i % 2}.safetensors" for i, tensor in enumerate(sorted(stored))}
         for part in set(places.values()):
             save_file({n: v for n, v in stored.items() if places[n] == part}, folder / part)
         (folder / name).write_text(json.dumps({"weight_map": places}))
     change = mutant if name.endswith(".safetensors") else mutant_json
     return Format(folder / name, lambda path: huggingface.read_model(path.parent), change)
+
+
+def llama_config(folder: Path, model: CpuModel) -> Format:
+    about = llama.Llama(61, 16, 1, 4, 2, 32, 8, 48, 500.0, 1e-5, tie_word_embeddings=True)
+    llama.write_model(folder, about, {name: np.zeros(shape, np.float32) for name, shape in about.shapes().items()})
+    return Format(folder / hub.CONFIG, lambda path: llama.read_model(path.parent), mutant_json)
 
 
 def weights(folder: Path, model: CpuModel) -> Format:
@@ -326,9 +332,10 @@ FORMATS: dict[str, Make] = {
     "llm.c model f32": lambda folder, model: llmc_model(folder, 3),
     "llm.c model bf16": lambda folder, model: llmc_model(folder, 5),
     "llm.c state": llmc_state,
-    "config.json": lambda folder, model: hugging_face(folder, huggingface.CONFIG),
-    "model.safetensors": lambda folder, model: hugging_face(folder, huggingface.MODEL),
-    "safetensors index": lambda folder, model: hugging_face(folder, huggingface.INDEX),
+    "Llama config.json": llama_config,
+    "config.json": lambda folder, model: hugging_face(folder, hub.CONFIG),
+    "model.safetensors": lambda folder, model: hugging_face(folder, hub.MODEL),
+    "safetensors index": lambda folder, model: hugging_face(folder, hub.INDEX),
     "weights": weights,
     "checkpoint manifest": lambda folder, model: checkpoint(folder, model, "manifest.json"),
     "checkpoint weights": lambda folder, model: checkpoint(folder, model, "weights.safetensors"),

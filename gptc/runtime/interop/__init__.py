@@ -1,1 +1,1 @@
-"""GPT-2 weights in the formats of other programs: llm.c, Hugging Face, llama.cpp."""
+"""Weights in the formats of other programs: GPT-2 of llm.c, Hugging Face, llama.cpp; Llama of Hugging Face."""

@@ -91,7 +91,7 @@ def read_weights(path: Path) -> Gpt2:
     path = path / WEIGHTS if path.is_dir() else path
     found, about = read_safetensors(path)
     if "wte" not in found or "wpe" not in found or found["wte"].ndim != 2 or found["wpe"].ndim != 2:
-        hint = "these formats hold GPT-2 with the parameters of models/gpt2-124m.yaml"
+        hint = "these formats hold GPT-2 with the parameters of models/gpt2-124m.yaml; a Llama is written with --model"
         raise InputError.of(f"{path}: no GPT-2: it has no matrices wte and wpe", None, hint)
     layers = len({name.split(".")[1] for name in found if name.startswith("h.") and name.count(".") > 1})
     heads, step = _stated(about, path)
