@@ -67,10 +67,10 @@ class Update:
         loss = next(o.value for o in graph.outputs if o.name == "loss")
         means = self.part == "step" and self.ranks
         kept = (o for o in graph.outputs if not o.name.startswith(GRADIENT) and not (means and o.value == loss))
-        b = extend(replace(graph, outputs=tuple(kept)))
+        graph = replace(graph, outputs=tuple(kept))
         if self.part == "collect":
-            collect(b, parameters(graph), grads)
-            return b.build("precise")
+            return collect(graph, grads)
+        b = extend(graph)
         if means:  # the ranks skip an update together
             loss = b.all_reduce(loss, label="loss.mean")
             b.output("loss", loss)
@@ -165,13 +165,22 @@ def _loss_scale(b: Builder) -> Value:
     return value
 
 
-def collect(b: Builder, params: Mapping[str, Node], grads: Mapping[str, Value]) -> None:
-    """Append `<key>.grad = grad` on the first micro-step, `<key>.grad += grad` on the others."""
-    first = b.input(key="first", label="first")
-    for key, node in params.items():
-        with b.place(node.span, f"collect {key}"):
-            total = state(b, node, "grad")
-            b.output(f"{key}.grad", b.accumulate(total, grads[key], first, label=f"{node.name}.collected"))
+def collect(graph: Graph, grads: Mapping[str, Value]) -> Graph:
+    """With `<key>.grad = grad` on the first micro-step, `<key>.grad += grad` on the others, behind each gradient: so
+    that none of them waits for the others, and the product that makes it can add it itself."""
+    b = Builder(graph.name)
+    b.reserve(value.name for value in graph.values())
+    b.outputs = list(graph.outputs)
+    first, params, sums = b.input(key="first", label="first"), parameters(graph), {}
+    for node in graph.nodes:
+        b.add_node(node)
+        for key in (key for key, grad in grads.items() if grad in node.results):
+            with b.place(params[key].span, f"collect {key}"):
+                total = state(b, params[key], "grad")
+                sums[key] = b.accumulate(total, grads[key], first, label=f"{params[key].name}.collected")
+    for key in params:
+        b.output(f"{key}.grad", sums[key])
+    return b.build("precise")
 
 
 def state(b: Builder, parameter: Node, suffix: str) -> Value:

@@ -13,6 +13,7 @@ from gptc.errors import InputError
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.ops.random import Seeds, StochasticRound
+from gptc.ir.ops.region import Gemm, Map
 from gptc.ir.types import Array, DType
 from gptc.options import Options
 from gptc.passes import pipelines
@@ -94,6 +95,17 @@ def test_micro_steps_add_up_to_a_big_batch(micro_steps: int) -> None:
     for key in parameters(whole):
         grad = expected[f"grad:{key}"]
         np.testing.assert_allclose(memory[f"{key}.grad"], grad, atol=tolerance(whole, grad), err_msg=key)
+
+
+def test_products_add_to_the_gradients_of_earlier_micro_steps() -> None:
+    """However deep the model: no gradient of a weight waits to be added by a kernel of its own."""
+    graph = replace(SIZES, L=8).graph()
+    step = compiled(graph, Options(micro_steps=2), Training())["micro_step"]
+    alone = [n for n in step.nodes if isinstance(n.op, Map) and "accumulate" in n.op.parts]
+    (table,) = [n for n in alone if n.results[0].type.rank == 2 and "wpe" not in n.name]
+    assert table.name.startswith("wte"), "the embedding, whose gradient is a product and rows added to it"
+    made = [n for n in step.nodes if isinstance(n.op, Gemm) and "accumulate" in n.op.parts]
+    assert len(made) == sum(node.results[0].type.rank == 2 for node in parameters(graph).values()) - 2
 
 
 def test_the_update_follows_the_micro_steps() -> None:
