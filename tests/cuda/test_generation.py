@@ -30,6 +30,7 @@ from tests.cuda.device import DeviceKernels, needs_device
 
 pytestmark = [pytest.mark.gpu, needs_device]
 
+LLAMA = models_dir() / "llama-nano.yaml"
 GREEDY = Sampling(temperature=0)
 PLAIN = Body(("acc",), (), ("acc",))
 GELU = body("acc b", "y z", "y = acc + b\nz = gelu(y)")
@@ -136,10 +137,14 @@ def model_of(folder: Path, path: Path, batch: int, seq: int, **options: object) 
     return model
 
 
-@pytest.mark.parametrize(("precision", "batch"), [("f32", 1), ("f32", 5), ("bf16", 1), ("bf16", 64), ("f16", 3)])
-def test_every_call_is_right(tmp_path: Path, precision: str, batch: int) -> None:
-    """Also where more rows than a few are multiplied by other kernels."""
-    agreement = check_model(model_of(tmp_path, TINY, batch, 13, precision=precision))
+@pytest.mark.parametrize(
+    ("path", "precision", "batch"),
+    [(TINY, "f32", 1), (TINY, "f32", 5), (TINY, "bf16", 1), (TINY, "bf16", 64), (TINY, "f16", 3),
+     (LLAMA, "f32", 1), (LLAMA, "bf16", 3)],
+)  # fmt: skip
+def test_every_call_is_right(tmp_path: Path, path: Path, precision: str, batch: int) -> None:
+    """Also where more rows than a few are multiplied by other kernels, and where keys are kept turned."""
+    agreement = check_model(model_of(tmp_path, path, batch, 13, precision=precision))
     assert agreement.programs == ["prefill", "decode", "refresh"][: 2 if precision == "f32" else 3]
 
 
