@@ -126,7 +126,7 @@ def pass_argument(argument: Argument, memory: Mapping[str, Array], keep: list[An
 def empty(kind: TensorType) -> Array:
     """Memory for a type, NaN wherever nothing has been stored."""
     span = np.full(max(kind.span, 1), 99 if not kind.dtype.is_float else np.nan, kind.dtype.numpy)
-    return np.lib.stride_tricks.as_strided(span, kind.shape, [s * span.itemsize for s in kind.steps])
+    return np.lib.stride_tricks.as_strided(span[kind.reach_back :], kind.shape, [s * span.itemsize for s in kind.steps])
 
 
 def fill(kind: TensorType, rng: np.random.Generator, limit: int = 4) -> Array:

@@ -19,6 +19,8 @@ MAPS = {
     "long rows": region(Map, body("a b", "y", "y = a * b"), "f32[3,20000]", "f32[20000]"),
     "permuted": region(Map, body("x", "y", "y = copy(x)"), "f32[2,3,5,4]{60,4,12,1}"),
     "transposed": region(Map, ITSELF, "f32[7,5]{1,7}"),
+    "flipped": region(Map, body("x y", "z", "z = x + y"), "f32[3,2,20]{40,-20,1}", "f32[3,2,20]"),
+    "backwards": region(Map, body("x y", "z", "z = x + y"), "f32[4,6]{6,-1}", "f32[6]{-1}"),
     "every second": region(Map, ITSELF, "f32[4,6]{24,2}"),
     "repeated": region(Map, body("x y", "z", "z = x + y"), "f32[4,3,6]{0,6,1}", "f32[4,1,6]"),
     "deep": region(Map, body("x y", "z", "z = x * y"), "f32[2,3,2,3,2]{108,18,54,2,1}", "f32[2,1,2,1,2]"),

@@ -65,16 +65,17 @@ class DeviceKernels:
         Arrays at one address are one piece of memory of the device too.
         """
         call = self.calls[id(node)]
-        spans = {array.ctypes.data: span(array) for array in memory.values()}
-        buffers = {address: self.driver.to_device(array) for address, array in spans.items()}
-        where = {name: int(buffers[array.ctypes.data]) for name, array in memory.items()}
+        spans = dict(map(span, memory.values()))
+        buffers = {address: self.driver.to_device(piece) for address, piece in spans.items()}
+        starts = {name: span(array)[0] for name, array in memory.items()}
+        where = {name: int(buffers[at]) + memory[name].ctypes.data - at for name, at in starts.items()}
         keep: list[Any] = []
         function = getattr(self.library, call.kernel.name)
         function(*(self._pass(a, where, keep) for a in call.arguments))
         self.driver.Context.synchronize()
         assert not self.failure.value, self.failure.value.decode()
-        for address, array in spans.items():
-            self.driver.memcpy_dtoh(array, buffers[address])
+        for address, piece in spans.items():
+            self.driver.memcpy_dtoh(piece, buffers[address])
 
     def _pass(self, argument: Argument, where: Mapping[str, int], keep: list[Any]) -> Any:
         match argument:
@@ -98,11 +99,10 @@ class DeviceKernels:
                 return ctypes.c_void_p(where[argument.name])
 
 
-def span(array: Array) -> Array:
-    """The bytes that an array covers, gaps of its strides included."""
-    last = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) if array.size else 0
-    elements = np.lib.stride_tricks.as_strided(array, (last // array.itemsize + 1,), (array.itemsize,))
-    return elements.view(np.uint8)
+def span(array: Array) -> tuple[int, Array]:
+    """Address and contents of the bytes that an array covers, gaps of its strides included."""
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return low, np.frombuffer((ctypes.c_uint8 * max(1, high - low)).from_address(low), np.uint8)
 
 
 def build(folder: Path, sources: Mapping[str, str], target: Target) -> ctypes.CDLL:

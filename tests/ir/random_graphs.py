@@ -19,6 +19,7 @@ from gptc.ir.ops.embedding import Embedding
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.ops.loss import CrossEntropy
 from gptc.ir.types import Array, Dim, DType, TensorType
+from gptc.model.functions import ModelBuilder, rope
 
 VOCABULARY = 11
 
@@ -28,7 +29,7 @@ class Growing:
     """A graph under construction; `pool` are the values that a step may take."""
 
     draw: st.DrawFn
-    b: Builder
+    b: ModelBuilder
     pool: list[Value] = field(default_factory=list)
     params: int = 0
 
@@ -57,7 +58,7 @@ Step = Callable[[Growing], Value]
 
 
 def unary(g: Growing) -> Value:
-    name = g.draw(st.sampled_from(["neg", "tanh", "sigmoid", "relu", "gelu", "silu", "copy"]))
+    name = g.draw(st.sampled_from(["neg", "tanh", "sin", "cos", "sigmoid", "relu", "gelu", "silu", "copy"]))
     y: Value = getattr(g.b, name)(g.pick())
     return y
 
@@ -129,7 +130,7 @@ def perceptron(g: Growing) -> Value:
 
 
 def attention(g: Growing) -> Value:
-    """Heads, scores, mask, softmax, mix, merge: as a model spells it."""
+    """Heads, maybe turned by their positions, scores, mask, softmax, mix, merge: as a model spells it."""
     b, x = g.b, g.pool[0]
     batch, length, _ = x.type.shape
     heads, size = g.size(1, 3), g.size(1, 4)
@@ -144,6 +145,8 @@ def attention(g: Growing) -> Value:
         q, k, v = map(split_heads, b.split(joint, parts=3))
     else:
         q, k, v = (split_heads(g.linear(x, heads * size)) for _ in range(3))
+    if size % 2 == 0 and g.draw(st.booleans()):
+        q, k = (rope(b, x, b.iota(count=int(length))) for x in (q, k))
     scores = b.mul(b.matmul(q, k, trans_b=True), b.scalar(1 / math.sqrt(size)))
     if g.draw(st.booleans()):
         scores = b.causal_mask(scores)
@@ -156,6 +159,12 @@ def attention(g: Growing) -> Value:
 def transpose(g: Growing) -> Value:
     x = g.pick(2)
     y: Value = g.b.transpose(x, perm=tuple(g.draw(st.permutations(range(x.type.rank)))))
+    return y
+
+
+def flip(g: Growing) -> Value:
+    x = g.pick(1)
+    y: Value = g.b.flip(x, axis=g.draw(st.integers(0, x.type.rank - 1)))
     return y
 
 
@@ -194,7 +203,7 @@ def spread(g: Growing) -> Value:
 
 STEPS: tuple[Step, ...] = (
     unary, exponential, residual, gate, quotient, bias, scaled, norm, softmax, dense, perceptron, attention,
-    transpose, reshape, halves, total, spread,
+    transpose, flip, reshape, halves, total, spread,
 )  # fmt: skip
 LARGEST = 600
 """Elements; steps that would make a larger tensor are left out, so that a graph runs in milliseconds."""
@@ -203,7 +212,7 @@ LARGEST = 600
 @st.composite
 def graphs(draw: st.DrawFn, max_steps: int = 30) -> Graph:
     """A graph at stage `built`.  Every value reaches `loss`, so every parameter has a gradient."""
-    g = Growing(draw, Builder("random"))
+    g = Growing(draw, ModelBuilder("random", {}))
     batch, length, width = g.size(1, 3), g.size(1, 5), g.size(1, 8)
     tokens = g.b.input(key="tokens", label="tokens", dtype=DType.i32, shape=(batch, length))
     table = g.param(VOCABULARY, width)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from gptc.cli import interop
 from gptc.cli import llama as command
 from gptc.cli.output import Output
 from gptc.compiler import build_model, compile_model
@@ -59,8 +60,8 @@ def stored(tmp_path: Path) -> Path:
 
 def test_there_and_back(model: Path, stored: Path, tmp_path: Path) -> None:
     """Through gptc's own file; also a head of its own, and buffers and a copy of the embedding beside the weights."""
-    command.bring(stored, tmp_path / "w", model, None, QUIET)
-    command.send(tmp_path / "w", tmp_path / "again", model, "f32", QUIET)
+    interop.import_(stored, tmp_path / "w", model=model)
+    interop.export(tmp_path / "w", tmp_path / "again", "hf", model=model)
     assert (stored / MODEL).read_bytes() == (tmp_path / "again" / MODEL).read_bytes()
     assert json.loads((stored / CONFIG).read_text()) == json.loads((tmp_path / "again" / CONFIG).read_text())
     found = load_file(stored / MODEL)
@@ -129,6 +130,19 @@ def test_another_model(name: str, message: str, stored: Path, tmp_path: Path) ->
         command.bring(stored, tmp_path / "w", models_dir() / f"{name}.yaml", None, QUIET)
     with pytest.raises(InputError, match=message):
         command.send(stored / MODEL, tmp_path / "out", models_dir() / f"{name}.yaml", "f32", QUIET)
+
+
+def test_what_only_one_family_has(model: Path, stored: Path, tmp_path: Path) -> None:
+    """Nothing is guessed: a Llama needs its model file, and GPT-2 has none of that."""
+    with pytest.raises(InputError, match="a Llama"):
+        interop.import_(stored, tmp_path / "w")
+    with pytest.raises(InputError, match="--state is of GPT-2"):
+        interop.import_(stored, tmp_path / "w", state=stored, model=model)
+    with pytest.raises(InputError, match="--to gguf is of GPT-2"):
+        interop.export(stored / MODEL, tmp_path / "out", "gguf", model=model)
+    with pytest.raises(InputError, match=r"no folder with config\.json"):
+        interop.import_(tmp_path, tmp_path / "w", model=model)
+    assert not list(tmp_path.glob("w*"))
 
 
 def test_the_published_sizes() -> None:
