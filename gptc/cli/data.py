@@ -112,13 +112,15 @@ def _downloads() -> Path:
 
 
 def _say(dataset: Dataset, folder: Path, output: Output) -> None:
+    from gptc.cli.output import counted
+
     for split, shards in (("train", dataset.train), ("val", dataset.val)):
         if shards:
             count = sum(shard.tokens for shard in shards)
-            output.line(f"{split}: {count:,} tokens in {len(shards)} shard{'s' if len(shards) > 1 else ''}")
+            output.line(f"{split}: {counted(count, 'token')} in {counted(len(shards), 'shard')}")
     for record in dataset.evaluation:
-        output.line(f"{record.examples:,} questions")
-    output.line(f"{dataset.documents:,} documents, tokenizer {dataset.tokenizer.name}: {folder}")
+        output.line(counted(record.examples, "question"))
+    output.line(f"{counted(dataset.documents, 'document')}, tokenizer {dataset.tokenizer.name}: {folder}")
     output.result({"folder": str(folder), "manifest": dataset.model_dump(mode="json")})
 
 

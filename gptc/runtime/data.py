@@ -114,7 +114,8 @@ def _check_tokenizer(folder: Path, manifest: Dataset | None, tokenizer: str, voc
     theirs, largest = manifest.tokenizer, max(shard.max_id for shard in (*manifest.train, *manifest.val))
     if theirs.name != Path(tokenizer).name or largest >= vocab:
         message = f"{folder}: made with the tokenizer {theirs.name}, ids reach {largest}"
-        hint = f"prepare the data with --tokenizer {tokenizer}"
+        other = f", or train with --tokenizer {theirs.name}" if theirs.name != tokenizer and largest < vocab else ""
+        hint = f"prepare the data with --tokenizer {tokenizer}{other}"
         raise InputError.of(f"{message}; the model has {tokenizer} and {vocab}", None, hint)
 
 

@@ -187,4 +187,5 @@ def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
     for i in ids:
         if not 0 <= i < tokenizer.vocab_size:
             size = tokenizer.vocab_size
-            raise InputError.of(f"token id {i} is not in 0..{size - 1} of the tokenizer {tokenizer.name}")
+            hint = "--tokenizer names the one that the model was trained with"
+            raise InputError.of(f"token id {i} is not in 0..{size - 1} of the tokenizer {tokenizer.name}", None, hint)
