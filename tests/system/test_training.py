@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from gptc.check import check_artefact
 from gptc.ir.types import DType
 from gptc.runtime.data import Data, open_data
 from gptc.runtime.events import Event, Step
@@ -186,4 +187,14 @@ def test_first_loss_is_that_of_a_guess(workshop: Workshop, path: Path | None, vo
 def test_one_batch_is_learnt_by_heart(workshop: Workshop) -> None:
     found = losses(workshop.build().model(), steps=200, batches=1, lr=5e-3)
     assert found[0] > 3
+    assert found[-1] < 0.1
+
+
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=NEEDS_BF16)])
+def test_a_llama_is_right_call_by_call_and_learns(workshop: Workshop, precision: str) -> None:
+    """Rotary positions, grouped queries, a gated MLP: each kernel against the interpreter, then one batch by heart."""
+    built = workshop.build(NANO.parent / "llama-nano.yaml", batch=2, seq=24, precision=precision)
+    assert check_artefact(built.artefact, built.library).programs[:2] == ["evaluate", "step"]
+    found = losses(built.model(), steps=100, batches=1, lr=2e-3)
+    assert found[0] > 5
     assert found[-1] < 0.1
