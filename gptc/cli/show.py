@@ -12,7 +12,7 @@ import typer
 from gptc.cli.flags import Job, Json, Program, compiles
 
 if TYPE_CHECKING:
-    from gptc.cli.moment import Moment
+    from gptc.cli.high_water import HighWater
     from gptc.cli.output import Output
     from gptc.codegen.program import Program as Lowered
     from gptc.compiler import Planned
@@ -126,7 +126,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Where memory goes: the segments, and what is alive when a program needs the most."""
-    from gptc.cli.moment import fullest
+    from gptc.cli.high_water import high_water
     from gptc.cli.output import Output, size
     from gptc.codegen.manifest import plan_json
 
@@ -138,30 +138,30 @@ def plan(
     found = []
     for each, report in zip(programs, planned.memory.arenas, strict=True):
         if each.name in shown:
-            moment, told = fullest(each), plan_json(each, report)
+            most, told = high_water(each), plan_json(each, report)
             memory = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in told["memory"].items())
             output.line(f"{each.name}: {memory}", "bold")
             if every:
                 _every_value(output, told["values"])
-            else:
-                _alive(output, each, moment)
-            peak = {"call": moment.call, "bytes": moment.nbytes, "alive": [t.name for t in moment.alive]}
-            found.append({**told, "fullest": peak})
+            elif each.calls:
+                _alive(output, each, most)
+            mark = {"call": most.call, "bytes": most.nbytes, "alive": [t.name for t in most.alive]}
+            found.append({**told, "high_water": mark})
     output.result({"segments": segments, "programs": found})
 
 
 LARGEST = 12
-"""Rows about the moment at which an arena is fullest."""
+"""Rows about what fills an arena when it is fullest."""
 
 
-def _alive(output: Output, program: Lowered, moment: Moment) -> None:
+def _alive(output: Output, program: Lowered, most: HighWater) -> None:
     """The call that needs the most, and what fills the arena then."""
-    from gptc.cli.moment import by_layer
+    from gptc.cli.high_water import by_layer
 
-    call = program.calls[moment.call]
+    call = program.calls[most.call]
     place = f", {call.node.span}" if call.node.span else ""
-    output.line(f"fullest at call {moment.call} of {len(program.calls)}, {call.kernel.name}{place}")
-    rows = by_layer(moment.alive)
+    output.line(f"fullest at call {most.call} of {len(program.calls)}, {call.kernel.name}{place}")
+    rows = by_layer(most.alive)
     shown, rest = rows[:LARGEST], rows[LARGEST:]
     if rest:
         shown.append((f"{len(rest)} more", "", sum(row[2] for row in rest), sum(row[3] for row in rest)))

@@ -1,4 +1,4 @@
-"""The moment at which a program's arena is fullest, and what fills it then."""
+"""The high-water mark of a program's arena: the kernel call at which most is alive, and what that is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Moment:
+class HighWater:
     """A kernel call, and the tensors that are alive while it runs, those that share memory once."""
 
     call: int
@@ -35,11 +35,11 @@ class Moment:
         return sum(t.nbytes for t in self.alive)
 
 
-def fullest(program: Program) -> Moment:
-    """The first of the moments with the most bytes."""
+def high_water(program: Program) -> HighWater:
+    """The first call with the most bytes alive."""
     tensors = sorted(_tensors(program), key=lambda t: (t.offset, -t.nbytes))
-    moments = (Moment(call, _apart(tensors, call)) for call in range(max(1, len(program.calls))))
-    return max(moments, key=lambda moment: moment.nbytes)
+    levels = (HighWater(call, _apart(tensors, call)) for call in range(len(program.calls)))
+    return max(levels, key=lambda level: level.nbytes, default=HighWater(0, ()))
 
 
 def by_layer(tensors: Sequence[Tensor]) -> list[tuple[str, str, int, int]]:
