@@ -132,6 +132,13 @@ def test_plain(products: Products, form: str, m: int, n: int, k: int) -> None:
     assert np.all(np.isnan(c.base[:, n:])), "wrote past the end of a row"
 
 
+@pytest.mark.skipif("amx-bf16" not in CASES, reason="this machine has no AVX-512")
+@pytest.mark.parametrize("products", ["amx-bf16"], indirect=True)
+def test_columns_that_are_not_packed_together(products: Products) -> None:
+    """Of AMX, where threads pack B together as far as it is not too large."""
+    test_plain(products, "tn", 5, 1700, 6001)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "n", "k"), [(64, 64, 64), (5, 66, 33)])
 def test_batches(products: Products, form: str, m: int, n: int, k: int) -> None:

@@ -198,6 +198,14 @@ struct range {
     char apart[24]; // each range has a cache line
 };
 
+static void divide(struct range *ranges, int64_t threads, int64_t items)
+{
+    for (int64_t t = 0; t < threads; t++) {
+        const int64_t first = items * t / threads, end = items * (t + 1) / threads;
+        ranges[t] = (struct range){.first = first, .count = end - first};
+    }
+}
+
 // The next item for a thread; negative when there is none.
 static int64_t next_item(struct range *ranges, int64_t threads, int64_t thread)
 {
@@ -237,8 +245,7 @@ void gemm_nt_add_gelu_63dffe(
 
     const int64_t items = batch0 * batch1 * blocks * strips;
     struct range *ranges = gptc_scratch(GPTC_SHARED, threads * sizeof *ranges);
-    for (int64_t t = 0; t < threads; t++)
-        ranges[t] = (struct range){items * t / threads, items * (t + 1) / threads - items * t / threads, 0, 0, 0, {0}};
+    divide(ranges, threads, items);
 
     #pragma omp parallel
     for (int64_t item; (item = next_item(ranges, threads, omp_get_thread_num())) >= 0;) {
