@@ -39,7 +39,8 @@ def read_config(folder: Path, model_type: str, same: Mapping[str, tuple[object, 
     path = folder / CONFIG
     config = _read_json(path)
     if config.get("model_type") != model_type:
-        raise InputError.of(f"{path}: model_type is {config.get('model_type')!r}; expected {model_type!r}")
+        message = f"{path}: model_type is {config.get('model_type')!r}; expected {model_type!r}"
+        raise InputError.of(message, None, "gptc imports gpt2 and, with --model, llama")
     for key, allowed in same.items():
         if config.get(key, allowed[0]) not in allowed:
             raise InputError.of(f"{path}: {key} is {config[key]!r}; gptc's {model_type} has {allowed[0]!r}")
