@@ -65,6 +65,8 @@ class Library:
         for name, text in headers(target).items():
             (folder / name).write_text(text)
         sources = {name: render(template, name=name, **params) for name, (template, params) in kernels.items()}
+        if not target.amx:
+            sources["amx"] = '#define AMX_IN_SOFTWARE\n#include "amx.h"\n'
         sources["extra"] = "#include <omp.h>\nvoid set_threads(int n) { omp_set_num_threads(n); }\n" + extra
         jobs = []
         # What users run is tested as it is built for them; of narrower vectors the numbers, not the speed.
