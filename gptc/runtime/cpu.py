@@ -162,7 +162,8 @@ def _check_processor(library: ctypes.CDLL, artefact: Artefact) -> None:
     missing.restype = ctypes.c_char_p
     if lacking := missing():
         message = f"{artefact.folder.name} needs a processor with {lacking.decode()}, which this one lacks"
-        raise ToolMissing.of(message, None, "compile the model with --march native")
+        refused = "; where the system refuses its use, with --march cooperlake" if lacking == b"amx-bf16" else ""
+        raise ToolMissing.of(message, None, f"compile the model with --march native{refused}")
 
 
 def _check_threads(n: int) -> None:
