@@ -119,12 +119,18 @@ def handovers(graph: Graph) -> dict[str, str]:
     """Result -> the operand whose storage it can take over, by the op's `in_place` pairs.
 
     The operand has the result's type, fills its storage and dies here, and no other operand reads that storage
-    in another order.  A buffer is handed over only to the value that is stored into it.
+    in another order.  A buffer is handed over only to the value that is stored into it, or to one on the way there.
     """
-    root, segment, into = roots(graph), segments(graph), stored(graph)
+    root, segment, into = roots(graph), segments(graph), bound_for(graph)
     storage = {i.value.name: i for i in intervals(graph)}
     found: dict[str, str] = {}
     taken: set[str] = set()
+
+    def home(name: str) -> str:
+        """The storage that a value lives in by now."""
+        while name in found:
+            name = root[found[name]]
+        return name
 
     def allowed(time: int, node: Node, result: Value, operand: Value) -> bool:
         base = root.get(operand.name)
@@ -134,7 +140,7 @@ def handovers(graph: Graph) -> dict[str, str]:
             return False
         if any(root.get(v.name) == base and v.type != operand.type for v in node.operands):
             return False
-        return into.get(result.name) == base or segment[base] == segment[result.name] == ARENA
+        return into.get(result.name) == home(base) or segment[base] == segment[result.name] == ARENA
 
     for time, node in enumerate(graph.nodes):
         for i, j in node.op.in_place:
@@ -142,6 +148,18 @@ def handovers(graph: Graph) -> dict[str, str]:
                 found[node.results[i].name] = node.operands[j].name
                 taken.add(root[node.operands[j].name])
     return found
+
+
+def bound_for(graph: Graph) -> dict[str, str]:
+    """Value -> the buffer leaf that it is stored into, itself or what is computed in its place and wanted alone."""
+    into, leaving = stored(graph), {o.value.name for o in graph.outputs}
+    for node in reversed(graph.nodes):
+        for i, j in node.op.in_place:
+            result, operand = node.results[i], node.operands[j]
+            alone = graph.users[operand.name] == (node,) and operand.name not in leaving
+            if result.name in into and alone and operand.type == result.type:
+                into.setdefault(operand.name, into[result.name])
+    return into
 
 
 def live_bytes(graph: Graph) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from itertools import takewhile
 
 from gptc.contracts import ALIGNMENT
 from gptc.errors import Diagnostic, InternalError
-from gptc.ir.analysis import Interval, buffers, intervals, roots, segments
+from gptc.ir.analysis import Interval, bound_for, buffers, intervals, roots, segments
 from gptc.ir.graph import STAGES, Graph, Node, Value
 from gptc.ir.op import Op
 from gptc.ir.ops.attention import Attention, AttentionGrad
@@ -156,7 +156,7 @@ def _reads_strided(op: Op, index: int, kind: TensorType) -> bool:
 
 
 def everything_is_placed(graph: Graph) -> Findings:
-    root, segment = roots(graph), segments(graph)
+    root, segment, into = roots(graph), segments(graph), bound_for(graph)
     for node in graph.nodes:
         for value in node.results:
             base = root.get(value.name)
@@ -165,7 +165,7 @@ def everything_is_placed(graph: Graph) -> Findings:
             place = graph.plan.get(value.name)
             if place is None:
                 yield _at(node, f"{value} has no place")
-            elif place.segment != segment[base]:
+            elif place.segment != segment[base] and place != graph.plan.get(into.get(base, "")):
                 yield _at(node, f"{value} is in {place.segment} but belongs in {segment[base]}")
             elif place.offset < 0 or (base == value.name and place.offset % ALIGNMENT):
                 yield _at(node, f"{value} begins at {place}, not at a multiple of {ALIGNMENT}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gptc.contracts import ALIGNMENT
-from gptc.ir.analysis import ARENA, Interval, handovers, intervals, segments
+from gptc.ir.analysis import ARENA, Interval, handovers, intervals, roots, segments
 from gptc.ir.graph import Graph, Node, Placement
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.ops.shape import View
@@ -98,7 +98,8 @@ class _Storages:
         self.needs = {t: size for t, node in enumerate(graph.nodes) if (size := scratch(node))}
         segment = segments(graph)
         shared = handovers(graph)
-        homes_only = {r: o for r, o in shared.items() if segment[r] != ARENA}
+        storage = roots(graph, shared)
+        homes_only = {r: o for r, o in shared.items() if segment[storage[r]] != ARENA}
         items = intervals(graph, shared if mode == "best" else homes_only)
         self.arena = [i for i in items if segment[i.value.name] == ARENA]
         keys = {n.name: n.op.key for n in graph.nodes if isinstance(n.op, (Input, Buffer))}

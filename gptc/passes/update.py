@@ -24,7 +24,9 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from gptc.ir.build import Builder, extend
-from gptc.ir.graph import Graph, Node, Value
+from gptc.ir.graph import Graph, Node, Value, drop_unused
+from gptc.ir.ops.elementwise import Add
+from gptc.ir.ops.embedding import ScatterAdd
 from gptc.ir.ops.leaf import Buffer, Input
 from gptc.ir.types import DType
 from gptc.passes.copies import SEEDS, copies, last_seeds, streams
@@ -166,21 +168,49 @@ def _loss_scale(b: Builder) -> Value:
 
 
 def collect(graph: Graph, grads: Mapping[str, Value]) -> Graph:
-    """With `<key>.grad = grad` on the first micro-step, `<key>.grad += grad` on the others, behind each gradient: so
-    that none of them waits for the others, and the product that makes it can add it itself."""
+    """With `<key>.grad = grad` on the first micro-step, `<key>.grad += grad` on the others.
+
+    The terms of a gradient are added one after another, each as soon as it is there: none waits for what comes later,
+    a product can add itself, and rows are scattered right into the sum.
+    """
     b = Builder(graph.name)
     b.reserve(value.name for value in graph.values())
     b.outputs = list(graph.outputs)
-    first, params, sums = b.input(key="first", label="first"), parameters(graph), {}
+    first, params = b.input(key="first", label="first"), parameters(graph)
+    waiting: dict[str, list[str]] = {}
+    for key, grad in grads.items():
+        for name in _terms(graph, grad):
+            waiting.setdefault(name, []).append(key)
+    sums: dict[str, Value] = {}
     for node in graph.nodes:
         b.add_node(node)
-        for key in (key for key, grad in grads.items() if grad in node.results):
+        for term, key in ((value, key) for value in node.results for key in waiting.get(value.name, ())):
             with b.place(params[key].span, f"collect {key}"):
+                label = f"{params[key].name}.collected"
+                if key in sums:
+                    sums[key] = b.add(sums[key], term, label=label)
+                    continue
+                scattered = isinstance(node.op, ScatterAdd)
                 total = state(b, params[key], "grad")
-                sums[key] = b.accumulate(total, grads[key], first, label=f"{params[key].name}.collected")
+                sums[key] = b.accumulate(total, node.operands[0] if scattered else term, first, label=label)
+                if scattered:
+                    (sums[key],) = b.apply(node.op, (sums[key], *node.operands[1:]), label)
     for key in params:
         b.output(f"{key}.grad", sums[key])
-    return b.build("precise")
+    return drop_unused(b.build("precise"))
+
+
+def _terms(graph: Graph, grad: Value) -> list[str]:
+    """What a gradient is the sum of."""
+    found, left = [], [grad]
+    while left:
+        value = left.pop()
+        node = graph.producer[value.name]
+        if isinstance(node.op, Add) and all(operand.type == value.type for operand in node.operands):
+            left += node.operands
+        else:
+            found.append(value.name)
+    return found
 
 
 def state(b: Builder, parameter: Node, suffix: str) -> Value:

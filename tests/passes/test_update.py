@@ -10,15 +10,17 @@ import pytest
 
 from gptc.codegen.target import target_for
 from gptc.errors import InputError
+from gptc.ir.analysis import buffers
 from gptc.ir.graph import Graph
 from gptc.ir.interp import interpret
 from gptc.ir.ops.random import Seeds, StochasticRound
-from gptc.ir.ops.region import Gemm, Map
+from gptc.ir.ops.region import Gemm
 from gptc.ir.types import Array, DType
 from gptc.options import Options
 from gptc.passes import pipelines
 from gptc.passes.differentiate import Differentiate, parameters
 from gptc.passes.manager import Context
+from gptc.passes.memory import plan_programs
 from tests.passes.gpt2 import Gpt2, Training, compiled, feeds, tolerance
 
 SIZES = Gpt2()
@@ -97,15 +99,20 @@ def test_micro_steps_add_up_to_a_big_batch(micro_steps: int) -> None:
         np.testing.assert_allclose(memory[f"{key}.grad"], grad, atol=tolerance(whole, grad), err_msg=key)
 
 
-def test_products_add_to_the_gradients_of_earlier_micro_steps() -> None:
-    """However deep the model: no gradient of a weight waits to be added by a kernel of its own."""
+def test_gradients_are_added_where_they_are_made() -> None:
+    """However deep the model: by the products themselves, and for the tied table in the sum's own memory."""
     graph = replace(SIZES, L=8).graph()
     step = compiled(graph, Options(micro_steps=2), Training())["micro_step"]
-    alone = [n for n in step.nodes if isinstance(n.op, Map) and "accumulate" in n.op.parts]
-    (table,) = [n for n in alone if n.results[0].type.rank == 2 and "wpe" not in n.name]
-    assert table.name.startswith("wte"), "the embedding, whose gradient is a product and rows added to it"
+    params = parameters(graph)
+    matrices = {key for key, node in params.items() if node.results[0].type.rank == 2}
     made = [n for n in step.nodes if isinstance(n.op, Gemm) and "accumulate" in n.op.parts]
-    assert len(made) == sum(node.results[0].type.rank == 2 for node in parameters(graph).values()) - 2
+    assert {n.name.split(".collected")[0] for n in made} == matrices - {"wpe"}
+    (planned,), _ = plan_programs([step], Context())
+    sums = [n for n in planned.nodes if ".collected" in n.name]
+    assert len(sums) == len(params) + 1, "rows are scattered into the table's"
+    for node in sums:
+        key = node.name.split(".collected")[0]
+        assert planned.plan[node.name] == planned.plan[buffers(planned)[f"{key}.grad"].name]
 
 
 def test_the_update_follows_the_micro_steps() -> None:
