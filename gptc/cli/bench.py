@@ -35,7 +35,7 @@ def train(job: Job, repeats: Repeats = 7, threads: Threads = None, json: Json = 
     flops = sum(call.flops for call in bench.step.calls)
     gflops = flops / times.median / 1e6
     speed = 1e3 * bench.step.tokens / times.median
-    peak = setting.peaks.peak(job.request.options.precision if setting.gpu else "f32")
+    peak = setting.peaks.peak(job.request.options.precision)
     _print_times(output, bench.step, times)
     output.line(f"{gflops:,.1f} GFLOP/s, {gflops / peak:.0%} of the peak; {setting.memory}")
     setting.print(output)
