@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.peers import publish
-from bench.torch_gpt2 import SIZES, Trainer
+from bench.torch_gpt2 import GPT2, SIZES, Trainer
 from gptc.compiler import build_model, compile_model
 from gptc.options import Options
 from gptc.request import Request
@@ -49,7 +49,7 @@ def main() -> None:
     dims = cpu.artefact.manifest.dims
     data = open_data(options.data, "gpt2", dims["B"], dims["T"], dims["V"])
     batches = [data.train.batch(step) for step in range(options.steps)]
-    peer = Trainer(SIZES[MODEL], "cuda", compiled=False)
+    peer = Trainer(GPT2(SIZES[MODEL]), "cuda", compiled=False)
     copy_weights(cpu, peer.model)
     curves = {
         "gptc, CPU, f32": curve(cpu, batches, schedule),

@@ -1,4 +1,4 @@
-"""GPT-2 124M training steps on the CPU: gptc and PyTorch in turns, on one machine, in one run, probes beside.
+"""Training steps on the CPU: gptc and PyTorch in turns, on one machine, in one run, probes beside.
 
     python -m bench.peers --torch-python PATH/TO/python --out bench/results/train_step_cpu.md
 
@@ -25,6 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "gpt2-124m"
+PEERS = {MODEL: "torch_gpt2.py", "smollm2-135m": "torch_llama.py"}
 FEWEST = 3
 CASES = ("f32:4x64", "bf16:4x64", "f32:1x1024", "bf16:1x1024")
 
@@ -100,8 +101,8 @@ def case(text: str, options: argparse.Namespace) -> Case:
         sys.exit(f"not a case: {text!r}; one is {CASES[0]!r}")
     precision, batch, seq = match[1], int(match[2]), int(match[3])
     sizes = ["--batch", match[2], "--seq", match[3], "--repeats", str(options.repeats), "--precision", precision]
-    ours = [sys.executable, "-m", "gptc", "bench", "train", MODEL, "--json", *sizes]
-    theirs = [options.torch_python, str(ROOT / "bench/torch_gpt2.py"), *sizes]
+    ours = [sys.executable, "-m", "gptc", "bench", "train", options.model, "--json", *sizes]
+    theirs = [options.torch_python, str(ROOT / "bench" / PEERS[options.model]), *sizes]
     under, label = shlex.split(options.under), f"{precision}, B {batch}, T {seq}"
     peers = Peer(f"gptc, {label}", [*under, *ours]), Peer(f"PyTorch, {label}", [*under, *theirs])
     return Case(precision, batch, seq, *peers)
@@ -112,9 +113,10 @@ def report(cases: Sequence[Case], options: argparse.Namespace) -> str:
     rounds = [found for each in cases for found in each.ours.rounds]
     peaks = [found["probes"] for found in rounds]
     narrow = [p["bf16_gflops"] for p in peaks if p["bf16_gflops"]]
-    command = f"--case {' '.join(options.case)} --repeats {options.repeats} --rounds {options.rounds}"
+    model = "" if options.model == MODEL else f"--model {options.model} "
+    command = f"{model}--case {' '.join(options.case)} --repeats {options.repeats} --rounds {options.rounds}"
     lines = [
-        "GPT-2 124M, one training step (forward, backward, clipping, AdamW)",
+        f"{options.model}, one training step (forward, backward, clipping, AdamW)",
         "",
         "| | ms, median | quartiles | steps | tokens/s | peak MiB |",
         "|---|---|---|---|---|---|",
@@ -164,6 +166,7 @@ def publish(text: str, out: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", required=True, help="an interpreter that has torch")
+    parser.add_argument("--model", choices=PEERS, default=MODEL)
     parser.add_argument("--case", nargs="+", default=list(CASES), help="PRECISION:BATCHxSEQ")
     parser.add_argument("--repeats", type=int, default=3, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=3)

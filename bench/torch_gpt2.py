@@ -12,6 +12,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,7 @@ class GPT2(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
+        self.vocabulary = 50257
         self.wte, self.wpe = nn.Embedding(V, size.width), nn.Embedding(T_MAX, size.width)
         self.h = nn.Sequential(*(Block(size) for _ in range(size.layers)))
         self.ln_f = nn.LayerNorm(size.width)
@@ -70,10 +72,10 @@ class GPT2(nn.Module):
 class Trainer:
     """A model with its optimizer: AdamW, the gradient clipped to 1.  Under bf16, products are by autocast."""
 
-    def __init__(self, size: Size, device: str, compiled: bool, lr: float = 1e-4, precision: str = "") -> None:
+    def __init__(self, model: nn.Module, device: str, compiled: bool, lr: float = 1e-4, precision: str = "") -> None:
         self.device = device
         self.precision = precision or {"cpu": "f32", "cuda": "bf16"}[device]
-        self.model = GPT2(size).to(device)
+        self.model = model.to(device)
         self.run = torch.compile(self.model) if compiled else self.model
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() == 1]
@@ -91,9 +93,10 @@ class Trainer:
         return loss.detach()
 
 
-def main() -> None:
+def main(models: Mapping[str, Callable[[], nn.Module]]) -> None:
+    """Time steps of one of the models, the first unless told otherwise; each has its `vocabulary`."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", choices=SIZES, default="gpt2-124m")
+    parser.add_argument("--model", choices=models, default=next(iter(models)))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
@@ -102,8 +105,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=("f32", "bf16"), default="")
     options = parser.parse_args()
     torch.manual_seed(42)
-    trainer = Trainer(SIZES[options.model], options.device, options.compile, precision=options.precision)
-    data = torch.randint(0, 50257, (options.batch, options.seq + 1)).to(options.device)
+    trainer = Trainer(models[options.model](), options.device, options.compile, precision=options.precision)
+    data = torch.randint(0, trainer.model.vocabulary, (options.batch, options.seq + 1)).to(options.device)
     times: list[float] = []
     for _ in range(options.repeats + 2):  # two to warm up
         began = time.perf_counter()
@@ -116,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main({name: lambda size=size: GPT2(size) for name, size in SIZES.items()})
