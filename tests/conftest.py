@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,18 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what is emitted now over the golden files")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fails, in tests or in processes that they start, leaves its reproducer among the tests' own files."""
+    folder, before = str(tmp_path_factory.mktemp("temporary")), tempfile.gettempdir()
+    with pytest.MonkeyPatch.context() as patch:
+        if not {"TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"} & os.environ.keys():
+            patch.setenv("TIKTOKEN_CACHE_DIR", str(Path(before) / "data-gym-cache"))  # where tiktoken keeps its files
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
