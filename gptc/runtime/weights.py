@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import replacing, write_file
+from gptc.errors import InputError
 from gptc.runtime.manifest import Manifest
 from gptc.runtime.model import Model
 from gptc.runtime.store import store
-from gptc.runtime.tensorfile import pieces
+from gptc.runtime.tensorfile import open_tensors, write_tensors
+
+MISSING = "train the model first, or name its weights"
 
 
 def save_weights(model: Model, path: Path, step: int) -> None:
     """Write all parameters; `path` is replaced whole or not at all.  `step` counts the updates they have seen."""
     manifest = model.artefact.manifest
     tensors = {param.name: np.asarray(model.valid(param)) for param in manifest.params}
-    with replacing(path) as temporary:
-        write_file(temporary, pieces(tensors, weights_metadata(manifest, step)))
+    write_tensors(path, tensors, weights_metadata(manifest, step))
 
 
 def weights_metadata(manifest: Manifest, step: int) -> dict[str, str]:
@@ -40,7 +36,7 @@ def load_weights(model: Model, path: Path) -> dict[str, str]:
     Everything is checked and read before the first value is written, so a failure leaves the model as it was.
     Raises InputError where the file is not of this model, StorageError where it cannot be read.
     """
-    with _opened(path) as file:
+    with open_tensors(path, MISSING) as file:
         metadata = dict(file.metadata() or {})
         _check_tokenizer(model, path, metadata)
         _check_tensors(model, path, {n: _signature(file.get_slice(n)) for n in file.keys()})  # noqa: SIM118
@@ -55,29 +51,13 @@ def trained_length(path: Path) -> int | None:
 
     Raises InputError and StorageError as `load_weights` does.
     """
-    with _opened(path) as file:
+    with open_tensors(path, MISSING) as file:
         about = file.metadata() or {}
     try:
         length = json.loads(about.get("dims", "{}")).get("T")
     except (ValueError, AttributeError, RecursionError):
         return None
     return length if type(length) is int and length > 0 else None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; what is wrong with it is an InputError, what cannot be read a StorageError."""
-    try:
-        if path.is_dir():
-            raise InputError.of(f"{path} is a folder", None, "name the file of weights in it")
-        if not path.is_file():
-            raise InputError.of(f"{path}: no such file", None, "train the model first, or name its weights")
-        with safe_open(path, "numpy") as file:
-            yield file
-    except SafetensorError as error:
-        raise InputError.of(f"{path}: not a valid safetensors file: {error}") from None
-    except (OSError, ValueError) as error:
-        raise StorageError.of(f"{path}: cannot read: {error}") from None
 
 
 def _check_tokenizer(model: Model, path: Path, metadata: dict[str, str]) -> None:

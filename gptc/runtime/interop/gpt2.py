@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from gptc.errors import InputError, StorageError
-from gptc.runtime.atomic import replacing, write_file
+from gptc.errors import InputError
 from gptc.runtime.checkpoint import WEIGHTS
-from gptc.runtime.tensorfile import pieces
+from gptc.runtime.tensorfile import read_floats, write_tensors
 
 Tensors = Mapping[str, NDArray[np.float32]]
 GPT2_VOCAB = 50257
@@ -89,7 +87,7 @@ def gpt2(sizes: Sizes, tensors: Tensors, tokenizer: str | None, where: Path, ste
 def read_weights(path: Path) -> Gpt2:
     """The weights in a file that `gptc train` has written, or in a checkpoint's folder."""
     path = path / WEIGHTS if path.is_dir() else path
-    found, about = read_safetensors(path)
+    found, about = read_floats(path)
     if "wte" not in found or "wpe" not in found or found["wte"].ndim != 2 or found["wpe"].ndim != 2:
         hint = "these formats hold GPT-2 with the parameters of models/gpt2-124m.yaml; a Llama is written with --model"
         raise InputError.of(f"{path}: no GPT-2: it has no matrices wte and wpe", None, hint)
@@ -113,31 +111,10 @@ def _stated(about: Mapping[str, str], path: Path) -> tuple[int, int]:
 
 def write_weights(path: Path, model: Gpt2) -> None:
     """Write the file that `--weights` takes; it appears whole or not at all."""
-    with replacing(path) as temporary:
-        write_file(temporary, pieces(model.tensors, metadata(model)))
+    write_tensors(path, model.tensors, metadata(model))
 
 
 def metadata(model: Gpt2) -> dict[str, str]:
     """What a file of weights says about itself."""
     about = {"model": "gpt2", "dims": json.dumps(model.sizes.dims), "step": str(model.step)}
     return about | ({"tokenizer": model.tokenizer} if model.tokenizer else {})
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-    """All tensors of a file as f32, and its metadata."""
-    try:
-        if not path.is_file():
-            raise InputError.of(f"{path}: no such file")
-        with safe_open(path, "numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-            if other := next(
-                (name for name, kind in kinds.items() if kind not in ("F32", "F16", "BF16", "U8", "BOOL")), None
-            ):
-                raise InputError.of(f"{path}: {other} is {kinds[other]}; expected F32, F16 or BF16")
-            values = {name: file.get_tensor(name) for name, kind in kinds.items() if kind not in ("U8", "BOOL")}
-            about = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise InputError.of(f"{path}: not a valid safetensors file: {error}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise StorageError.of(f"{path}: cannot read: {error}") from None
-    return {name: value.astype(np.float32, copy=False) for name, value in values.items()}, about

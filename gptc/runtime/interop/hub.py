@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from gptc.errors import InputError
 from gptc.runtime.atomic import make_folder, replacing, write_file
 from gptc.runtime.bounded import read_bounded
-from gptc.runtime.interop.gpt2 import Tensors, read_safetensors
-from gptc.runtime.tensorfile import pieces
+from gptc.runtime.interop.gpt2 import Tensors
+from gptc.runtime.tensorfile import read_floats, write_tensors
 
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 JSON_LIMIT = 16 << 20  # bytes
@@ -66,7 +66,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
         if not (folder / MODEL).is_file():
             hint = "pickles are not read: save the model with safe_serialization=True"
             raise InputError.of(f"{folder}: no {MODEL}", None, hint)
-        return read_safetensors(folder / MODEL)[0]
+        return read_floats(folder / MODEL)[0]
     places = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise InputError.of(f"{folder / INDEX}: no weight_map")
@@ -74,7 +74,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
     for name in sorted(set(places.values())):
         if os.path.basename(name) != name or not name.endswith(".safetensors"):
             raise InputError.of(f"{folder / INDEX}: {name!r} is not a file of this folder")
-        found |= read_safetensors(folder / name)[0]
+        found |= read_floats(folder / name)[0]
     return found
 
 
@@ -82,8 +82,7 @@ def write_folder(folder: Path, tensors: Tensors, config: Mapping[str, Any], dtyp
     """Write the two files into `folder`, each whole or not at all."""
     stored = {name: value.astype(DTYPES[dtype], copy=False) for name, value in tensors.items()}
     make_folder(folder)
-    with replacing(folder / MODEL) as temporary:
-        write_file(temporary, pieces(stored, {"format": "pt"}))
+    write_tensors(folder / MODEL, stored, {"format": "pt"})
     text = json.dumps({**config, "torch_dtype": TORCH_NAMES[dtype]}, indent=2)
     with replacing(folder / CONFIG) as temporary:
         write_file(temporary, [text.encode() + b"\n"])

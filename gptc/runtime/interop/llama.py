@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from gptc.errors import InputError
-from gptc.runtime.atomic import replacing, write_file
 from gptc.runtime.checkpoint import WEIGHTS
-from gptc.runtime.interop.gpt2 import MAX_LAYERS, Tensors, read_safetensors
+from gptc.runtime.interop.gpt2 import MAX_LAYERS, Tensors
 from gptc.runtime.interop.hub import CONFIG, positive, read_config, read_tensors, write_folder
-from gptc.runtime.tensorfile import pieces
+from gptc.runtime.tensorfile import read_floats, write_tensors
 
 MODEL_TYPE = "llama"
 WORDS = {
@@ -104,7 +103,7 @@ def write_model(folder: Path, about: Llama, tensors: Tensors, dtype: str = "f32"
 def read_weights(path: Path, about: Llama) -> Tensors:
     """The weights of such a model in a file that `gptc train` has written, or in a checkpoint's folder."""
     path = path / WEIGHTS if path.is_dir() else path
-    found, _ = read_safetensors(path)
+    found, _ = read_floats(path)
     about.need_shapes({name: value.shape for name, value in found.items()}, path)
     return found
 
@@ -112,8 +111,7 @@ def read_weights(path: Path, about: Llama) -> Tensors:
 def write_weights(path: Path, tensors: Tensors, model: str, dims: Mapping[str, int], tokenizer: str) -> None:
     """Write the file that `--weights` takes; it appears whole or not at all."""
     about = {"model": model, "dims": json.dumps(dims, sort_keys=True), "tokenizer": tokenizer, "step": "0"}
-    with replacing(path) as temporary:
-        write_file(temporary, pieces(tensors, about))
+    write_tensors(path, tensors, about)
 
 
 def names(ours: Iterable[str]) -> dict[str, str]:
