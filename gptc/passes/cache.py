@@ -97,8 +97,8 @@ class _Shortening:
             (Matmul, self.matmul),
             (Reshape, self.reshape),
             (Transpose, self.transpose),
-            (Split, self.split),
-            (Flip, self.flip),
+            (Split, self.along_axis),
+            (Flip, self.along_axis),
             (Concat, self.concat),
             (ReduceSum, self.reduce_sum),
         )
@@ -217,15 +217,9 @@ class _Shortening:
         assert isinstance(node.op, Transpose)
         return node.op, node.op.perm.index(self.only(node, 0))
 
-    def split(self, node: Node) -> Cut:
-        assert isinstance(node.op, Split)
-        axis = self.only(node, 0)
-        if node.op.axis % node.operands[0].type.rank == axis:
-            self.mixed(node)
-        return node.op, axis
-
-    def flip(self, node: Node) -> Cut:
-        assert isinstance(node.op, Flip)
+    def along_axis(self, node: Node) -> Cut:
+        """What rearranges along one axis may do so along any but that of the positions."""
+        assert isinstance(node.op, (Split, Flip))
         axis = self.only(node, 0)
         if node.op.axis % node.operands[0].type.rank == axis:
             self.mixed(node)
